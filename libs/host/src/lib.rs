@@ -1,0 +1,53 @@
+//! What every process of the shop needs around its services, whichever world it runs in.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`error`] | the one table of errors: gRPC code, HTTP status, may it be tried again |
+//! | [`call`] | who calls, for whom, under which command id, how long they wait |
+//! | [`transport`] | one type under every gRPC client: in process, or over a network |
+//! | [`remembered`] | the answer kept under a command id |
+//! | [`tasks`] | work that outlives the request that asked for it, and the drain at the end |
+//! | [`health`] | alive, and ready or why not |
+
+pub mod call;
+pub mod error;
+pub mod health;
+pub mod remembered;
+pub mod tasks;
+pub mod transport;
+
+use std::sync::Arc;
+
+use clock::{Clock, Ids};
+use telemetry::metrics::Metrics;
+
+/// What a composition root hands to every service of its process.
+#[derive(Clone)]
+pub struct Process {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes ids.
+    pub ids: Arc<Ids>,
+    /// Where metrics go.
+    pub metrics: Metrics,
+    /// Where work runs.
+    pub tasks: tasks::Tasks,
+    /// Where parts say whether they can work.
+    pub health: health::Health,
+}
+
+impl Process {
+    /// A process on a given clock and ids, with nothing running.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, ids: Arc<Ids>) -> Process {
+        let (metrics, tasks, health) = Default::default();
+        Process { clock, ids, metrics, tasks, health }
+    }
+
+    /// A process on the machine's clock and chance.
+    #[must_use]
+    pub fn on_this_machine() -> Process {
+        let clock = Arc::new(clock::SystemClock);
+        Process::new(clock.clone(), Arc::new(Ids::random(clock)))
+    }
+}

@@ -1,0 +1,25 @@
+//! Compiles the .proto files without protoc, and keeps the descriptor set for the gateway.
+use std::{env, error::Error, fs, path::Path};
+
+const FILES: [&str; 5] = [
+    "shop/inventory/v1/inventory.proto",
+    "shop/payment/v1/payment.proto",
+    "shop/shipping/v1/shipping.proto",
+    "shop/order/v1/order.proto",
+    "shop/events/v1/events.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for folder in ["shop", "google"] {
+        println!("cargo:rerun-if-changed={folder}");
+    }
+    let mut compiler = protox::Compiler::new(["."])?;
+    compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
+    // Danger: not `file_descriptor_set()` here: prost's own types drop the options of google.api.http on the way.
+    let descriptors = compiler.encode_file_descriptor_set();
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("shop.bin"), descriptors)?;
+    let mut ours = compiler.file_descriptor_set();
+    ours.file.retain(|file| file.package().starts_with("shop.") && file.package() != "shop.http.v1");
+    tonic_prost_build::configure().build_transport(false).compile_fds(ours)?;
+    Ok(())
+}
