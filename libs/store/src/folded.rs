@@ -1,0 +1,255 @@
+//! From streams to states of a decider and back: load, decide, commit, and again if somebody was faster.
+//!
+//! A domain event is a serde enum whose variants have named fields. Its variant's name is the event's kind, what is inside
+//! is its data.
+use std::time::Duration;
+
+use clock::Ids;
+use decider::Decider;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    Append, Commit, CommitError, CommitId, Expected, Meta, NewEvent, ReadError, Recorded, Store, StreamId, TimerChange, Version,
+};
+
+/// Which version of their data events are written in.
+const SCHEMA: u16 = 1;
+const PAGE: usize = 1_000;
+/// More than the tries that a busy stream has ever needed; a stream that needs more wants [`crate::hot`].
+const TRIES: u32 = 32;
+const UNAVAILABLE_TRIES: u32 = 3;
+const UNAVAILABLE_WAIT: Duration = Duration::from_millis(20);
+
+/// A state and the version of the stream that it is the state of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Folded<D> {
+    /// The state.
+    pub state: D,
+    /// Its version; 0 if the stream does not exist.
+    pub version: Version,
+}
+
+impl<D: Decider> Folded<D> {
+    /// The state after further events.
+    #[must_use]
+    pub fn then(self, events: &[D::Event]) -> Folded<D> {
+        Folded { version: self.version + events.len() as Version, state: self.state.fold(events) }
+    }
+}
+
+/// A domain event as the store takes it.
+///
+/// # Panics
+/// If the event is not an enum variant with named fields.
+pub fn encode<E: Serialize>(event: &E, ids: &Ids) -> NewEvent {
+    let tagged = serde_json::to_string(event).expect("an event is plain data");
+    let parts = tagged.strip_prefix("{\"").and_then(|rest| rest.strip_suffix('}')).and_then(|rest| rest.split_once("\":"));
+    let (kind, data) = parts.expect("an event is an enum variant with named fields");
+    NewEvent { id: ids.next(), kind: kind.to_owned(), schema: SCHEMA, data: data.to_owned() }
+}
+
+/// A recorded event as the domain knows it.
+///
+/// # Errors
+/// [`ReadError::Corrupt`] for an unknown kind or schema, or data of another form.
+pub fn decode<E: DeserializeOwned>(recorded: &Recorded) -> Result<E, ReadError> {
+    let NewEvent { kind, schema, data, .. } = &recorded.event;
+    let corrupt = |why: String| ReadError::Corrupt(format!("{} version {} ({kind}): {why}", recorded.stream, recorded.version));
+    if *schema != SCHEMA {
+        return Err(corrupt(format!("its schema is {schema}; this program reads {SCHEMA}")));
+    }
+    serde_json::from_str(&format!("{{\"{kind}\":{data}}}")).map_err(|why| corrupt(why.to_string()))
+}
+
+/// The present state of a stream.
+///
+/// # Errors
+/// If the store cannot be read, or holds what is no event of this decider.
+pub async fn load<D>(store: &dyn Store, stream: &StreamId) -> Result<Folded<D>, ReadError>
+where
+    D: Decider,
+    D::Event: DeserializeOwned,
+{
+    load_from(store, stream, Folded::default()).await
+}
+
+/// The present state of a stream, from an earlier one.
+pub(crate) async fn load_from<D>(store: &dyn Store, stream: &StreamId, mut folded: Folded<D>) -> Result<Folded<D>, ReadError>
+where
+    D: Decider,
+    D::Event: DeserializeOwned,
+{
+    loop {
+        let page = store.load(stream, folded.version, PAGE).await?;
+        for recorded in &page {
+            if recorded.version != folded.version + 1 {
+                return Err(ReadError::Corrupt(format!("{stream} has no version {}", folded.version + 1)));
+            }
+            folded = Folded { state: folded.state.evolve(&decode(recorded)?), version: recorded.version };
+        }
+        if page.len() < PAGE {
+            return Ok(folded);
+        }
+    }
+}
+
+/// Events for a stream at the version that they were decided on.
+pub fn append<E: Serialize>(stream: &StreamId, version: Version, events: &[E], ids: &Ids) -> Append {
+    let events = events.iter().map(|event| encode(event, ids)).collect();
+    Append { stream: stream.clone(), expected: Expected::Exact(version), events }
+}
+
+/// What a use case decided on a state.
+#[derive(Clone, Debug)]
+pub struct Change<E> {
+    /// What happened; may be nothing.
+    pub events: Vec<E>,
+    /// What to remember under the command's id.
+    pub reply: Vec<u8>,
+    /// Timers that change with it.
+    pub timers: Vec<TimerChange>,
+}
+
+/// How a use case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done<D> {
+    /// It happened now; this is the state after it.
+    Now(Folded<D>),
+    /// It had happened before; this is the remembered reply.
+    Before(Vec<u8>),
+}
+
+/// Changes one stream: loads, lets `decide` decide, commits; again on the newer state if somebody was faster, and under the
+/// same id if it is unknown whether the commit happened. Where nothing changes and nothing is to be remembered, nothing is
+/// committed.
+///
+/// # Errors
+/// If the store stays unavailable (then the change may have happened), or cannot be read.
+pub async fn change<D>(
+    store: &dyn Store,
+    ids: &Ids,
+    stream: &StreamId,
+    id: &CommitId,
+    meta: &Meta,
+    decide: impl Fn(&Folded<D>) -> Change<D::Event> + Send + Sync,
+) -> Result<Done<D>, ReadError>
+where
+    D: Decider,
+    D::Event: Serialize + DeserializeOwned,
+{
+    for _ in 0..TRIES {
+        let folded = load::<D>(store, stream).await?;
+        let Change { events, reply, timers } = decide(&folded);
+        if events.is_empty() && reply.is_empty() && timers.is_empty() {
+            return Ok(Done::Now(folded));
+        }
+        let appends = vec![append(stream, folded.version, &events, ids)];
+        let commit = Commit { appends, reply, timers, ..Commit::new(id.clone(), meta.clone()) };
+        match persist(store, commit).await {
+            Ok(()) => return Ok(Done::Now(folded.then(&events))),
+            Err(CommitError::AlreadyHandled(reply)) => return Ok(Done::Before(reply)),
+            Err(CommitError::Conflict { .. }) => {}
+            Err(other) => return Err(unreadable(other)),
+        }
+    }
+    Err(ReadError::Unavailable(format!("{stream} changed {TRIES} times while it was being changed")))
+}
+
+/// Commits, and again under the same id while it is unknown whether the commit happened, a few times.
+///
+/// # Errors
+/// As [`Store::commit`]; [`CommitError::AlreadyHandled`] may be this very commit's first try.
+pub async fn persist(store: &dyn Store, commit: Commit) -> Result<(), CommitError> {
+    let mut tries = 1;
+    loop {
+        match store.commit(commit.clone()).await {
+            Err(CommitError::Unavailable(_)) if tries < UNAVAILABLE_TRIES => {
+                tries += 1;
+                tokio::time::sleep(UNAVAILABLE_WAIT).await;
+            }
+            outcome => return outcome.map(|_| ()),
+        }
+    }
+}
+
+/// What a commit error means to a use case that cannot decide anew.
+#[must_use]
+pub fn unreadable(error: CommitError) -> ReadError {
+    match error {
+        CommitError::Malformed(why) => ReadError::Corrupt(why),
+        other => ReadError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+    use clock::{SystemClock, Timestamp};
+    use serde::Deserialize;
+    use std::sync::Arc;
+
+    #[derive(Clone, Debug, Default, PartialEq)]
+    struct Sum(i64);
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    enum Fact {
+        Added { amount: i64, note: String },
+        Cleared {},
+    }
+    impl Decider for Sum {
+        type Command = i64;
+        type Event = Fact;
+        type Rejection = ();
+        fn decide(&self, amount: &i64) -> Result<Vec<Fact>, ()> {
+            Ok(vec![Fact::Added { amount: *amount, note: String::new() }])
+        }
+        fn evolve(self, event: &Fact) -> Sum {
+            match event {
+                Fact::Added { amount, .. } => Sum(self.0 + amount),
+                Fact::Cleared {} => Sum(0),
+            }
+        }
+    }
+
+    fn recorded(event: NewEvent) -> Recorded {
+        let (stream, meta) = ("sum-1".into(), Meta::default());
+        Recorded { position: None, stream, version: 1, timestamp: Timestamp(0), event, meta }
+    }
+
+    #[test]
+    fn the_variant_is_the_kind_and_the_fields_are_the_data() {
+        let ids = Ids::random(Arc::new(SystemClock));
+        let fact = Fact::Added { amount: 3, note: "a \"}\": b".into() };
+        let event = encode(&fact, &ids);
+        assert_eq!((event.kind.as_str(), event.data.as_str()), ("Added", r#"{"amount":3,"note":"a \"}\": b"}"#));
+        assert_eq!(decode::<Fact>(&recorded(event)), Ok(fact));
+        let event = encode(&Fact::Cleared {}, &ids);
+        assert_eq!((event.kind.as_str(), event.data.as_str()), ("Cleared", "{}"));
+        assert_eq!(decode::<Fact>(&recorded(event)), Ok(Fact::Cleared {}));
+    }
+
+    #[test]
+    fn an_unknown_kind_or_schema_is_corrupt_and_named() {
+        let event = encode(&Fact::Cleared {}, &Ids::random(Arc::new(SystemClock)));
+        for bad in [NewEvent { kind: "Dropped".into(), ..event.clone() }, NewEvent { schema: 9, ..event }] {
+            let Err(ReadError::Corrupt(why)) = decode::<Fact>(&recorded(bad)) else { panic!("decoded") };
+            assert!(why.starts_with("sum-1 version 1 ("), "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn concurrent_changes_all_happen_and_a_retry_happens_once() {
+        let clock = Arc::new(SystemClock);
+        let (store, ids) = (Memory::new(clock.clone()), Ids::random(clock));
+        let stream = StreamId::from("sum-1");
+        let add = |id: String| {
+            let decide = |sum: &Folded<Sum>| Change { events: sum.state.decide(&1).unwrap(), reply: b"done".to_vec(), timers: vec![] };
+            let (store, ids, stream) = (&store, &ids, &stream);
+            async move { change(store, ids, stream, &id.as_str().into(), &Meta::default(), decide).await.unwrap() }
+        };
+        futures::future::join_all((0..20).map(|n| add(format!("c{n}")))).await;
+        assert_eq!(add("c7".into()).await, Done::Before(b"done".to_vec()));
+        assert_eq!(load::<Sum>(&store, &stream).await.unwrap(), Folded { state: Sum(20), version: 20 });
+    }
+}

@@ -10,18 +10,32 @@
 //! one [`Commit`] with an id, and the reply is remembered under that id.
 //!
 //! # Here
-//! [`Store`] is the port. Its simplest truth is [`memory`], its embedded form [`sqlite`]; both pass [`contract`]. [`folded`]
-//! turns streams into states of a decider and runs use cases; [`hot`] keeps the states of busy streams.
+//! [`Store`] is the port. Its simplest truth is [`memory`], its embedded form [`sqlite`]; both pass the suite in
+//! `contract.rs`. [`folded`] turns streams into states of a decider and runs use cases; [`hot`] keeps the states of busy
+//! streams.
 //!
 //! # Limits
 //! A commit changes one store and can contain no remote call: what spans stores is a saga's. Positions may come later
 //! than the commit (never out of order within a stream), so a read-your-writes token is (stream, version).
 
-pub mod contract;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod contract_agreement;
+#[cfg(test)]
+mod contract_commits;
+#[cfg(test)]
+mod contract_extras;
+#[cfg(test)]
+mod contract_log;
 pub mod folded;
+pub mod fsync;
 pub mod hot;
 pub mod memory;
 pub mod sqlite;
+mod sqlite_checks;
+mod sqlite_file;
+mod sqlite_writer;
 pub mod timers;
 
 use std::fmt;
@@ -312,7 +326,7 @@ pub struct Snapshot {
 
 /// The port. One store belongs to one service.
 ///
-/// Everything an adapter promises is in [`contract`], as tests.
+/// Everything an adapter promises is in `contract.rs`, as tests.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Up to `limit` events of `stream` with versions greater than `after`, in order.

@@ -187,3 +187,28 @@ impl State {
         self.version(&append.stream)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Expected;
+    use crate::contract::{HandClock, Subject, hold_the_contract};
+
+    async fn make() -> Subject {
+        let clock = HandClock::new();
+        Subject::new(Arc::new(Memory::new(clock.clone())), clock, ())
+    }
+    hold_the_contract!(make);
+
+    #[tokio::test]
+    async fn positions_are_late_on_purpose() {
+        let subject = make().await;
+        for n in 0..3 {
+            subject.store.commit(subject.step(&n.to_string(), "s", Expected::Any, 1)).await.unwrap();
+            let position = subject.store.load(&"s".into(), n, 1).await.unwrap()[0].position;
+            assert_eq!(position, None, "nobody has looked yet");
+            assert_eq!(subject.store.read_all(n, 9).await, Ok(vec![]), "the first look");
+            assert_eq!(subject.store.read_all(n, 9).await.unwrap().len(), 1, "the second");
+        }
+    }
+}

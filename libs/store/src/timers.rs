@@ -1,0 +1,49 @@
+//! Carries out timers: claims what is due and hands it to the service, which must be quick to return.
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{ReadError, Store};
+
+/// How often due timers are looked for. A timer may be late by this much.
+pub const EVERY: Duration = Duration::from_millis(100);
+/// At most so many timers of a process are being acted on.
+pub const AT_ONCE: usize = 64;
+
+/// A claimed timer. Until it is dropped it counts as being acted on.
+#[derive(Debug)]
+pub struct Due {
+    /// Which timer.
+    pub key: String,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Claims due timers for ever, each for `lease`: if its claimer does not finish, it is due again after that.
+pub async fn run(store: Arc<dyn Store>, lease: Duration, act: impl Fn(Due) + Send) {
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        if let Err(why) = claim(store.as_ref(), lease, &places, &act).await {
+            tracing::warn!(%why, "timers cannot be claimed");
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn claim(store: &dyn Store, lease: Duration, places: &Arc<Semaphore>, act: &(impl Fn(Due) + Send)) -> Result<(), ReadError> {
+    loop {
+        let free = places.available_permits();
+        if free == 0 {
+            return Ok(());
+        }
+        let due = store.claim_due(lease, free).await?;
+        let all = due.len() < free;
+        for key in due {
+            let place = places.clone().acquire_owned().await.expect("this semaphore is never closed");
+            act(Due { key, _place: place });
+        }
+        if all {
+            return Ok(());
+        }
+    }
+}

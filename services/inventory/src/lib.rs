@@ -1,0 +1,33 @@
+//! The inventory service: catalogue, prices, stock, and what orders have reserved.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`product`] | PURE: the rules of one product |
+//! | [`stock`] | PURE: the totals of one product |
+//! | [`reservation`] | PURE: what one order holds |
+//! | [`service`] | use cases |
+//! | `shelves` | changes over several of these in one commit |
+//! | `grpc` | driving adapter |
+
+mod grpc;
+pub mod product;
+pub mod reservation;
+pub mod service;
+mod shelves;
+pub mod stock;
+
+use std::sync::Arc;
+
+use host::Process;
+use host::transport::{Transport, in_process};
+use proto::inventory::inventory_service_server::InventoryServiceServer;
+use store::Store;
+use telemetry::metrics::Red;
+
+use service::Inventory;
+
+/// Starts the service over its store.
+pub fn start(process: &Process, store: Arc<dyn Store>, red: Red) -> Transport {
+    let inventory = Inventory::new(process, store);
+    in_process(InventoryServiceServer::new(grpc::Grpc { process: process.clone(), inventory }), red)
+}

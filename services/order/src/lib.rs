@@ -1,0 +1,63 @@
+//! The order service: orders, and the sagas that carry them through the other services.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`order`] | PURE: the rules of one order |
+//! | `service` | use cases: place, see, list, cancel |
+//! | `grpc` | driving adapter |
+//! | [`checkout`] | driven adapter: the participants of the sagas in `sagas/*.yaml` |
+//! | [`ledger`] | the streams of orders, and what a saga's end changes in them |
+//! | `settling` | lets a request wait until an order is settled |
+
+pub mod checkout;
+mod grpc;
+pub mod ledger;
+pub mod order;
+mod service;
+mod settling;
+
+use std::sync::Arc;
+
+use host::Process;
+use host::transport::{Transport, in_process};
+use proto::inventory::inventory_service_client::InventoryServiceClient;
+use proto::order::order_service_server::OrderServiceServer;
+use proto::payment::payment_service_client::PaymentServiceClient;
+use proto::shipping::shipping_service_client::ShippingServiceClient;
+use saga::Runner;
+use saga::definition::Refused;
+use store::Store;
+use telemetry::metrics::Red;
+
+pub use service::{CURRENCY, MAX_LINES, MAX_TOTAL, MAX_UNDER_WAY};
+
+/// The services that orders need.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// Catalogue and stock.
+    pub inventory: Transport,
+    /// Charges and refunds.
+    pub payment: Transport,
+    /// Parcels.
+    pub shipping: Transport,
+}
+
+/// Starts the service over its store: takes up every open saga, and serves.
+///
+/// # Errors
+/// If a saga's definition is refused.
+pub fn start(process: &Process, store: Arc<dyn Store>, neighbours: Neighbours, red: Red) -> Result<Transport, Refused> {
+    let ledger = ledger::Ledger::new(process, store.clone());
+    let calls = Arc::new(checkout::Calls {
+        process: process.clone(),
+        ledger: ledger.clone(),
+        inventory: InventoryServiceClient::new(neighbours.inventory),
+        payment: PaymentServiceClient::new(neighbours.payment),
+        shipping: ShippingServiceClient::new(neighbours.shipping),
+    });
+    let runner = Runner::new(process, store, calls.clone(), Arc::new(ledger.clone()));
+    runner.listen();
+    let sagas = checkout::Sagas::load()?;
+    let orders = service::Orders { process: process.clone(), ledger, calls, runner, sagas };
+    Ok(in_process(OrderServiceServer::new(grpc::Grpc(orders)), red))
+}

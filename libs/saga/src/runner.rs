@@ -1,0 +1,246 @@
+//! Carries sagas out: commits what [`crate::react`] decided, sends the command, takes the answer back to it.
+//!
+//! Whoever commits a step carries out its effect at once; there is no leader, and nobody polls while all goes well. The
+//! timer armed in the same commit is the lease: if the one who committed dies before it has an answer, whoever claims the
+//! timer goes on, under the same command id. A restart needs nothing else.
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use host::Process;
+use prometheus::{Counter, CounterVec};
+use store::folded::{self, Folded, persist, unreadable};
+use store::timers::{self, Due};
+use store::{Append, Commit, CommitError, CommitId, Meta, ReadError, Store, StreamId, TimerChange};
+use tracing::Instrument;
+
+use crate::react::{At, Command, End, Event, GRACE, Input, Outcome, Reaction, Saga};
+
+/// A claimed timer of a saga is due again after this, unless the saga moved it: whoever claimed it has to commit, which
+/// arms it anew.
+const CLAIM: std::time::Duration = GRACE;
+const TRIES: u32 = 16;
+
+/// Whom commands go to.
+#[async_trait]
+pub trait Participants: Send + Sync + 'static {
+    /// Sends a command and tells what became of it. Dropped when the command's time is over.
+    async fn send(&self, saga: &Saga, command: &Command) -> Outcome;
+}
+
+/// Whose sagas they are.
+#[async_trait]
+pub trait Owner: Send + Sync + 'static {
+    /// What else changes in the commit that ends the saga, such as the status of its order.
+    async fn ending(&self, saga: &Saga, end: End) -> Result<Vec<Append>, ReadError>;
+
+    /// The saga has ended, and that is durable.
+    fn ended(&self, saga: &Saga, end: End);
+}
+
+/// A step that was decided and waits to be committed, alone or with what its owner changes beside it. Once committed, it
+/// must be carried on; if it is not, its timer does it later.
+#[derive(Debug)]
+pub struct Pending {
+    stream: StreamId,
+    after: Folded<Saga>,
+    events: Vec<Event>,
+    send: Option<Command>,
+    /// What it appends.
+    pub appends: Vec<Append>,
+    /// The timer it arms or clears.
+    pub timer: TimerChange,
+}
+
+/// Runs the sagas of one owner. Clones share it.
+#[derive(Clone)]
+pub struct Runner(Arc<Inner>);
+
+struct Inner {
+    process: Process,
+    store: Arc<dyn Store>,
+    participants: Arc<dyn Participants>,
+    owner: Arc<dyn Owner>,
+    active: AtomicUsize,
+    events: CounterVec,
+    late: Counter,
+    alarms: Counter,
+}
+
+impl Runner {
+    /// A runner over the owner's store. Call [`Runner::listen`] to have timers heard.
+    pub fn new(process: &Process, store: Arc<dyn Store>, participants: Arc<dyn Participants>, owner: Arc<dyn Owner>) -> Runner {
+        let metrics = &process.metrics;
+        Runner(Arc::new(Inner {
+            process: process.clone(),
+            store,
+            participants,
+            owner,
+            active: AtomicUsize::new(0),
+            events: metrics.counters("saga_events_total", "Events of sagas by definition and kind.", &["saga", "event"]),
+            late: metrics.counter("saga_late_replies_total", "Late, duplicate or foreign replies; they change nothing."),
+            alarms: metrics.counter("saga_alarms_total", "Undos and steps after the pivot that keep going unanswered."),
+        }))
+    }
+
+    /// Listens to timers until the process stops.
+    pub fn listen(&self) {
+        let runner = self.clone();
+        let heard = timers::run(self.0.store.clone(), CLAIM, move |due| runner.wake(due));
+        self.0.process.tasks.spawn_until_stop(heard);
+    }
+
+    /// How many sagas this process is carrying out now.
+    #[must_use]
+    pub fn active(&self) -> usize {
+        self.0.active.load(Ordering::Relaxed)
+    }
+
+    /// The present state of a saga.
+    ///
+    /// # Errors
+    /// As [`folded::load`].
+    pub async fn load(&self, stream: &StreamId) -> Result<Folded<Saga>, ReadError> {
+        folded::load(self.0.store.as_ref(), stream).await
+    }
+
+    /// Decides what the saga does on `input`, to be committed by the caller together with what it changes itself; `None`
+    /// if the input changes nothing.
+    ///
+    /// # Errors
+    /// If its owner cannot say what else changes.
+    pub async fn decide(&self, stream: &StreamId, saga: &Folded<Saga>, input: &Input) -> Result<Option<Pending>, ReadError> {
+        let Inner { process, owner, .. } = self.0.as_ref();
+        // A fresh id is chance enough for jitter, and its source is seeded where everything is.
+        let chance = u64::try_from(process.ids.next().as_u128() & u128::from(u64::MAX)).expect("64 bits");
+        let Reaction { events, send, timer } = saga.state.react(input, At { now: process.clock.now(), chance: chance << 2 });
+        if events.is_empty() {
+            return Ok(None);
+        }
+        let mut appends = vec![folded::append(stream, saga.version, &events, &process.ids)];
+        let after = saga.clone().then(&events);
+        if let Some(end) = after.state.end() {
+            appends.extend(owner.ending(&after.state, end).await?);
+        }
+        let key = stream.0.to_string();
+        let timer = timer.map_or(TimerChange::Clear { key: key.clone() }, |due| TimerChange::Set { key, due });
+        Ok(Some(Pending { stream: stream.clone(), after, events, send, appends, timer }))
+    }
+
+    /// Carries on what was committed, in the background.
+    pub fn carry_on(&self, pending: Pending) {
+        let runner = self.clone();
+        let span = span(&pending.after.state, &pending.stream);
+        self.0.process.tasks.spawn(async move { runner.tracked(runner.carry(pending)).await }.instrument(span));
+    }
+
+    async fn tracked(&self, work: impl Future<Output = ()>) {
+        self.0.active.fetch_add(1, Ordering::Relaxed);
+        work.await;
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    async fn carry(&self, mut pending: Pending) {
+        loop {
+            let Pending { stream, after, events, send, .. } = pending;
+            self.count(&after.state, &events);
+            if let Some(end) = after.state.end() {
+                tracing::info!(end = ?end, "saga ended");
+                return self.0.owner.ended(&after.state, end);
+            }
+            let Some(command) = send else { return };
+            let outcome = match tokio::time::timeout(command.timeout, self.0.participants.send(&after.state, &command)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Outcome::Unknown("no answer in time".to_owned()),
+            };
+            log(&command, &outcome);
+            let reply = Input::Reply { command_id: command.id, tries: command.tries, outcome };
+            match self.apply(&stream, after, &reply).await {
+                Ok(Some(next)) => pending = next,
+                Ok(None) => return self.0.late.inc(),
+                // Danger: the reply is lost here. The timer finds the saga, and the participant knows the command id.
+                Err(why) => return tracing::warn!(%why, "a saga's step cannot be committed; its timer tries again"),
+            }
+        }
+    }
+
+    /// Decides and commits, anew whenever somebody else moved the saga; `None` if the input says nothing new by then.
+    async fn apply(&self, stream: &StreamId, mut saga: Folded<Saga>, input: &Input) -> Result<Option<Pending>, ReadError> {
+        for _ in 0..TRIES {
+            let Some(pending) = self.decide(stream, &saga, input).await? else { return Ok(None) };
+            let (correlation_id, traceparent) = pending.after.state.context();
+            let meta = Meta {
+                correlation_id: correlation_id.to_owned(),
+                causation_id: stream.0.to_string(),
+                actor: format!("saga:{stream}"),
+                traceparent: traceparent.to_owned(),
+            };
+            let id = CommitId::from(self.0.process.ids.next().to_string());
+            let (appends, timers) = (pending.appends.clone(), vec![pending.timer.clone()]);
+            match persist(self.0.store.as_ref(), Commit { appends, timers, ..Commit::new(id, meta) }).await {
+                // The id is fresh: handled before is this very commit, whose first answer was lost.
+                Ok(()) | Err(CommitError::AlreadyHandled(_)) => return Ok(Some(pending)),
+                Err(CommitError::Conflict { .. }) => saga = self.load(stream).await?,
+                Err(other) => return Err(unreadable(other)),
+            }
+        }
+        Err(ReadError::Unavailable(format!("{stream} moved {TRIES} times while it was being moved")))
+    }
+
+    fn wake(&self, due: Due) {
+        let runner = self.clone();
+        self.0.process.tasks.spawn(async move {
+            let stream = StreamId::from(due.key.as_str());
+            let woken = async {
+                let saga = runner.load(&stream).await?;
+                let span = span(&saga.state, &stream);
+                runner.apply(&stream, saga, &Input::Tick).instrument(span.clone()).await.map(|pending| (pending, span))
+            };
+            match woken.await {
+                Ok((Some(pending), span)) => runner.tracked(runner.carry(pending)).instrument(span).await,
+                Ok((None, _)) => {}
+                Err(why) => tracing::warn!(%stream, %why, "a saga cannot be taken up; its timer tries again"),
+            }
+            drop(due);
+        });
+    }
+
+    fn count(&self, saga: &Saga, events: &[Event]) {
+        for event in events {
+            let word = match event {
+                Event::SagaStarted { .. } => "started",
+                Event::StepRequested { .. } => "step_requested",
+                Event::StepAccepted { .. } => "step_accepted",
+                Event::StepRefused { .. } => "step_refused",
+                Event::StepUnanswered { .. } => "step_unanswered",
+                Event::SagaTurnedBack { .. } => "turned_back",
+                Event::OperatorActed { .. } => "operator_acted",
+                Event::SagaEnded { end: End::Completed } => "completed",
+                Event::SagaEnded { end: End::Compensated } => "compensated",
+            };
+            self.0.events.with_label_values(&[saga.name(), word]).inc();
+        }
+        if saga.alarming() {
+            self.0.alarms.inc();
+            tracing::error!("a saga is stuck: the awaited command keeps going unanswered");
+        }
+    }
+}
+
+fn span(saga: &Saga, stream: &StreamId) -> tracing::Span {
+    let (_, traceparent) = saga.context();
+    let trace_id = traceparent.get(3..35).unwrap_or_default();
+    tracing::info_span!(parent: None, "saga", trace_id, id = %stream)
+}
+
+fn log(command: &Command, outcome: &Outcome) {
+    let Command { action, tries, .. } = command;
+    match outcome {
+        Outcome::Accepted(_) => tracing::info!(action, "step accepted"),
+        Outcome::Refused(refusal) => tracing::info!(action, reason = refusal.reason, "step refused"),
+        Outcome::Unknown(why) => tracing::warn!(action, tries, why, "step unanswered"),
+        Outcome::InProgress => tracing::info!(action, tries, "step in progress"),
+        Outcome::NotSent(why) => tracing::warn!(action, tries, why, "step not sent"),
+    }
+}

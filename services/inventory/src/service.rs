@@ -1,0 +1,291 @@
+//! Use cases: the catalogue, receipts, and what orders reserve and release.
+use std::sync::Arc;
+
+use decider::Decider;
+use host::call::Caller;
+use host::error::Refusal;
+use host::use_case::unavailable;
+use host::{Process, check};
+use proto::inventory as message;
+use store::Store;
+use store::folded::Folded;
+use tonic::Code;
+
+use crate::product::{self, Description, Product};
+use crate::reservation::{self, Held};
+use crate::shelves::{About, Change, PRODUCT, Seen, Shelves};
+use crate::stock::{self, Stock};
+
+/// The currency that the shop sells in.
+pub const CURRENCY: &str = "KRW";
+/// The most lines of an order.
+pub const MAX_LINES: usize = 100;
+/// The highest price of a piece, in minor units.
+pub const MAX_PRICE: i64 = 1_000_000_000_000;
+/// At most so many products are looked through for one page.
+const SCAN: usize = 1_000;
+
+/// Catalogue and stock. Clones share them.
+#[derive(Clone)]
+pub struct Inventory {
+    store: Arc<dyn Store>,
+    shelves: Shelves,
+}
+
+impl Inventory {
+    /// Inventory over the service's store.
+    #[must_use]
+    pub fn new(process: &Process, store: Arc<dyn Store>) -> Inventory {
+        Inventory { shelves: Shelves::new(process, store.clone()), store }
+    }
+
+    /// A page of products.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT naming the field.
+    pub async fn list(&self, request: message::ListProductsRequest) -> Result<message::ListProductsResponse, Refusal> {
+        let size = check::page_size(request.page_size)?;
+        if !request.category.is_empty() {
+            category("category", &request.category)?;
+        }
+        if !request.page_token.is_empty() {
+            check::sku("page_token", &request.page_token)?;
+        }
+        let after = format!("{PRODUCT}{}", request.page_token);
+        let names = self.store.streams(PRODUCT, &after, SCAN).await.map_err(unavailable)?;
+        let mut page = message::ListProductsResponse::default();
+        for (n, name) in names.iter().enumerate() {
+            let sku = name.0.strip_prefix(PRODUCT).unwrap_or_default();
+            let (product, stock) = self.shelves.look(sku).await.map_err(unavailable)?;
+            if product.state.unit_price.is_some() && (request.category.is_empty() || product.state.description.category == request.category) {
+                page.products.push(shown(sku, &product, &stock.state));
+            }
+            let more = n + 1 < names.len() || names.len() == SCAN;
+            if page.products.len() == size || n + 1 == names.len() {
+                page.next_page_token = if more { sku.to_owned() } else { String::new() };
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// One product.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub async fn get(&self, sku: &str) -> Result<message::Product, Refusal> {
+        check::sku("sku", sku)?;
+        let (product, stock) = self.shelves.look(sku).await.map_err(unavailable)?;
+        if product.state.unit_price.is_none() {
+            return Err(unknown(sku));
+        }
+        Ok(shown(sku, &product, &stock.state))
+    }
+
+    /// Puts a product into the catalogue.
+    ///
+    /// # Errors
+    /// ALREADY_EXISTS, or INVALID_ARGUMENT naming the field.
+    pub async fn add(&self, caller: &Caller, request: &message::AddProductRequest) -> Result<message::AddProductResponse, Refusal> {
+        check::sku("sku", &request.sku)?;
+        check::text("name_ko", &request.name_ko, 1..=100)?;
+        check::text("name_en", &request.name_en, 1..=100)?;
+        category("category", &request.category)?;
+        check::number("unit_price", request.unit_price, 1..=MAX_PRICE)?;
+        if request.currency != CURRENCY {
+            return Err(Refusal::invalid("currency", format!("this shop sells in {CURRENCY}, not {:?}", request.currency)));
+        }
+        let message::AddProductRequest { sku, name_ko, name_en, category, unit_price, currency } = request.clone();
+        let command = product::Command::Add { description: Description { name_ko, name_en, category, currency }, unit_price };
+        self.change_product(caller, request, &sku, &command, |product| message::AddProductResponse { product: Some(product) }).await
+    }
+
+    /// Changes a price.
+    ///
+    /// # Errors
+    /// NOT_FOUND, or INVALID_ARGUMENT naming the field.
+    pub async fn price(&self, caller: &Caller, request: &message::ChangePriceRequest) -> Result<message::ChangePriceResponse, Refusal> {
+        check::sku("sku", &request.sku)?;
+        check::number("unit_price", request.unit_price, 1..=MAX_PRICE)?;
+        let command = product::Command::ChangePrice { unit_price: request.unit_price };
+        let reply = |product| message::ChangePriceResponse { product: Some(product) };
+        self.change_product(caller, request, &request.sku, &command, reply).await
+    }
+
+    async fn change_product<Q: prost::Message, R: prost::Message + Default>(
+        &self,
+        caller: &Caller,
+        request: &Q,
+        sku: &String,
+        command: &product::Command,
+        reply: impl Fn(message::Product) -> R + Send + Sync,
+    ) -> Result<R, Refusal> {
+        let about = About { request, skus: Some(std::slice::from_ref(sku)), order_id: None };
+        let decide = |seen: &Seen<'_>| {
+            let events = seen.products[0].state.decide(command).map_err(|why| refused(sku, &why))?;
+            let after = seen.products[0].clone().then(&events);
+            let shown = shown(sku, &after, &seen.stock[0].state);
+            Ok((Change { products: vec![events], ..Change::default() }, reply(shown)))
+        };
+        self.shelves.change(caller, &about, decide).await
+    }
+
+    /// Books goods that arrived.
+    ///
+    /// # Errors
+    /// NOT_FOUND, or INVALID_ARGUMENT naming the field.
+    pub async fn receive(&self, caller: &Caller, request: &message::ReceiveStockRequest) -> Result<message::ReceiveStockResponse, Refusal> {
+        let sku = &request.sku;
+        check::sku("sku", sku)?;
+        check::number("quantity", request.quantity, 1..=1_000_000_000)?;
+        let about = About { request, skus: Some(std::slice::from_ref(sku)), order_id: None };
+        let decide = |seen: &Seen<'_>| {
+            if seen.products[0].state.unit_price.is_none() {
+                return Err(unknown(sku));
+            }
+            let most = || format!("no more than {} pieces of {sku} can ever be received", stock::MAX_RECEIVED);
+            let received = seen.stock[0].state.decide(&stock::Command::Receive(request.quantity));
+            let events = received.map_err(|_| Refusal::precondition("too_much", most()).field("quantity"))?;
+            let after = seen.stock[0].clone().then(&events);
+            let product = Some(shown(sku, seen.products[0], &after.state));
+            Ok((Change { stock: vec![events], ..Change::default() }, message::ReceiveStockResponse { product }))
+        };
+        self.shelves.change(caller, &about, decide).await
+    }
+
+    /// Tells whether lines name known products at their present prices.
+    ///
+    /// # Errors
+    /// The first line that does not.
+    pub async fn check(&self, request: &message::CheckLinesRequest) -> Result<message::CheckLinesResponse, Refusal> {
+        check_lines(&request.lines)?;
+        for (n, line) in request.lines.iter().enumerate() {
+            let (product, _) = self.shelves.look(&line.sku).await.map_err(unavailable)?;
+            match product.state.check_price(line.unit_price) {
+                Ok(()) => {}
+                Err(product::Rejection::Unknown | product::Rejection::Taken) => {
+                    let message = format!("there is no product {}", line.sku);
+                    return Err(Refusal::invalid(format!("lines[{n}].sku"), message));
+                }
+                Err(why) => return Err(refused(&line.sku, &why).field(format!("lines[{n}].unit_price"))),
+            }
+        }
+        Ok(message::CheckLinesResponse {})
+    }
+
+    /// Sets goods aside for an order: every line or none.
+    ///
+    /// # Errors
+    /// `unknown_sku`, `price_changed`, `out_of_stock` or `already_released`.
+    pub async fn reserve(
+        &self,
+        caller: &Caller,
+        request: &message::ReserveInventoryRequest,
+    ) -> Result<message::ReserveInventoryResponse, Refusal> {
+        check::id("order_id", &request.order_id)?;
+        check_lines(&request.lines)?;
+        let skus: Vec<String> = request.lines.iter().map(|line| line.sku.clone()).collect();
+        let about = About { request, skus: Some(&skus), order_id: Some(&request.order_id) };
+        let held: Vec<_> = request.lines.iter().map(|line| Held { sku: line.sku.clone(), quantity: line.quantity }).collect();
+        let decide = |seen: &Seen<'_>| {
+            let reservation = seen.reservation.state.decide(&reservation::Command::Reserve(held.clone())).map_err(refused_order)?;
+            let mut sold = Vec::with_capacity(request.lines.len());
+            for (n, line) in request.lines.iter().enumerate() {
+                seen.products[n].state.check_price(line.unit_price).map_err(|why| refused(&line.sku, &why))?;
+                let reserved = seen.stock[n].state.decide(&stock::Command::Reserve(line.quantity));
+                sold.push(reserved.map_err(|why| short(&line.sku, why))?);
+            }
+            Ok((Change { stock: sold, reservation, products: vec![] }, message::ReserveInventoryResponse {}))
+        };
+        self.shelves.change(caller, &about, decide).await
+    }
+
+    /// Gives the goods of an order back, and sees that none are reserved later.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it is unknown whether it happened.
+    pub async fn release(
+        &self,
+        caller: &Caller,
+        request: &message::ReleaseInventoryRequest,
+    ) -> Result<message::ReleaseInventoryResponse, Refusal> {
+        check::id("order_id", &request.order_id)?;
+        let about = About { request, skus: None, order_id: Some(&request.order_id) };
+        let decide = |seen: &Seen<'_>| {
+            let held = seen.reservation.state.held();
+            let reservation = seen.reservation.state.decide(&reservation::Command::Release).map_err(refused_order)?;
+            let given_back = |(n, held): (usize, &Held)| seen.stock[n].state.decide(&stock::Command::Release(held.quantity));
+            let stock = held.iter().enumerate().map(given_back).collect::<Result<Vec<_>, _>>();
+            // What is held was counted as reserved in the same commit; anything else is a bug.
+            let stock = stock.map_err(|why| Refusal::new(Code::Internal, "internal", format!("stock does not hold it: {why:?}")))?;
+            Ok((Change { stock, reservation, products: vec![] }, message::ReleaseInventoryResponse {}))
+        };
+        self.shelves.change(caller, &about, decide).await
+    }
+}
+
+fn shown(sku: &str, product: &Folded<Product>, stock: &Stock) -> message::Product {
+    let Description { name_ko, name_en, category, currency } = product.state.description.clone();
+    message::Product {
+        sku: sku.to_owned(),
+        name_ko,
+        name_en,
+        category,
+        unit_price: product.state.unit_price.unwrap_or_default(),
+        currency,
+        available: stock.available(),
+        version: i64::try_from(product.version).unwrap_or(i64::MAX),
+    }
+}
+
+fn category(field: &str, value: &str) -> Result<(), Refusal> {
+    let fits = (2..=32).contains(&value.len()) && value.bytes().all(|b| matches!(b, b'a'..=b'z' | b'-'));
+    if fits { Ok(()) } else { Err(Refusal::invalid(field, format!("{field} is 2 to 32 of a-z and '-'"))) }
+}
+
+fn check_lines(lines: &[message::Line]) -> Result<(), Refusal> {
+    if !(1..=MAX_LINES).contains(&lines.len()) {
+        return Err(Refusal::invalid("lines", format!("an order has 1 to {MAX_LINES} lines, not {}", lines.len())));
+    }
+    for (n, line) in lines.iter().enumerate() {
+        check::sku(&format!("lines[{n}].sku"), &line.sku)?;
+        check::number(&format!("lines[{n}].quantity"), line.quantity, 1..=1_000)?;
+        check::number(&format!("lines[{n}].unit_price"), line.unit_price, 1..=MAX_PRICE)?;
+        if lines[..n].iter().any(|before| before.sku == line.sku) {
+            return Err(Refusal::invalid(format!("lines[{n}].sku"), format!("{} stands in two lines; add up their quantities", line.sku)));
+        }
+    }
+    Ok(())
+}
+
+fn unknown(sku: &str) -> Refusal {
+    Refusal::not_found(format!("there is no product {sku}")).field("sku")
+}
+
+fn refused(sku: &str, why: &product::Rejection) -> Refusal {
+    match why {
+        product::Rejection::Taken => Refusal::new(Code::AlreadyExists, "sku_taken", format!("there is a product {sku}")).field("sku"),
+        product::Rejection::Unknown => Refusal::new(Code::NotFound, "unknown_sku", format!("there is no product {sku}")).fact("sku", sku),
+        product::Rejection::PriceChanged { unit_price } => {
+            let message = format!("the price of {sku} is {unit_price} now; order at that price if you agree");
+            Refusal::precondition("price_changed", message).fact("sku", sku).fact("unit_price", unit_price)
+        }
+    }
+}
+
+fn short(sku: &str, why: stock::Rejection) -> Refusal {
+    let stock::Rejection::OutOfStock { available } = why else {
+        return Refusal::new(Code::Internal, "internal", format!("stock of {sku} cannot be reserved: {why:?}"));
+    };
+    let message = format!("only {available} of {sku} are left");
+    Refusal::precondition("out_of_stock", message).fact("sku", sku).fact("available", available)
+}
+
+fn refused_order(why: reservation::Rejection) -> Refusal {
+    match why {
+        reservation::Rejection::AlreadyReleased => {
+            Refusal::precondition("already_released", "the order's goods were released before they were reserved")
+        }
+        reservation::Rejection::AlreadyReserved => Refusal::precondition("already_reserved", "the order's goods are reserved"),
+    }
+}

@@ -1,0 +1,251 @@
+//! A change over several streams in one commit: the reservation of an order, and product and stock of each of its lines.
+//!
+//! Stock of a popular product is wanted by everybody at once, so states are chained (see [`store::hot`]): under one lock a
+//! change is decided on the newest states handed over and takes its place in the store's queue.
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use host::Process;
+use host::call::Caller;
+use host::error::{Again, Refusal};
+use host::remembered::{Remembered, fingerprint};
+use host::use_case::{origin, recall, unavailable};
+use prometheus::Counter;
+use prost::Message;
+use store::folded::{self, Folded, unreadable};
+use store::hot::{self, Hot};
+use store::{Append, Commit, CommitError, ReadError, Store, StreamId, Versions};
+
+use crate::product::{self, Product};
+use crate::reservation::{self, Reservation};
+use crate::stock::{self, Stock};
+
+/// At most so many products are held in memory.
+const PRODUCTS: usize = 20_000;
+const TRIES: u32 = 32;
+const UNAVAILABLE_TRIES: u32 = 3;
+const UNAVAILABLE_WAIT: Duration = Duration::from_millis(20);
+
+/// The states of products and stock, and the way to change them.
+#[derive(Clone)]
+pub(crate) struct Shelves {
+    process: Process,
+    store: Arc<dyn Store>,
+    held: Arc<Mutex<Held>>,
+    conflicts: Counter,
+}
+
+struct Held {
+    products: Hot<Product>,
+    stock: Hot<Stock>,
+}
+
+/// What a change is decided on; products and stock in the order of the SKUs asked for.
+pub(crate) struct Seen<'a> {
+    pub(crate) products: Vec<&'a Folded<Product>>,
+    pub(crate) stock: Vec<&'a Folded<Stock>>,
+    pub(crate) reservation: &'a Folded<Reservation>,
+}
+
+/// What a change leads to; products and stock in the order of the SKUs, missing ones unchanged.
+#[derive(Default)]
+pub(crate) struct Change {
+    pub(crate) products: Vec<Vec<product::Event>>,
+    pub(crate) stock: Vec<Vec<stock::Event>>,
+    pub(crate) reservation: Vec<reservation::Event>,
+}
+
+/// A change that has its place in the queue.
+struct HandedOver<R> {
+    /// What to answer if it is committed.
+    outcome: Result<R, Refusal>,
+    committed: BoxFuture<'static, Result<Versions, CommitError>>,
+    /// Stock streams that it takes over a multiple of [`hot::SNAPSHOT_EVERY`].
+    snapshots: Vec<StreamId>,
+}
+
+/// What a change is about.
+pub(crate) struct About<'a, Q> {
+    /// The request, for its fingerprint.
+    pub(crate) request: &'a Q,
+    /// The SKUs whose products and stock are looked at, in order, all asserted to be unchanged until the commit; `None` for
+    /// those that the order's reservation holds.
+    pub(crate) skus: Option<&'a [String]>,
+    /// The order whose reservation is looked at, if any.
+    pub(crate) order_id: Option<&'a str>,
+}
+
+impl Shelves {
+    pub(crate) fn new(process: &Process, store: Arc<dyn Store>) -> Shelves {
+        let help = "Commits of stock that had to be decided again because somebody else was faster.";
+        Shelves {
+            process: process.clone(),
+            store,
+            held: Arc::new(Mutex::new(Held { products: Hot::new(PRODUCTS), stock: Hot::new(PRODUCTS) })),
+            conflicts: process.metrics.counter("inventory_conflicts_total", help),
+        }
+    }
+
+    /// Product and stock of a SKU, as far as changes were handed over: at most some milliseconds ahead of the disk.
+    pub(crate) async fn look(&self, sku: &str) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
+        let (product, stock) = streams(sku);
+        {
+            let held = self.lock();
+            if let (Some(product), Some(stock)) = (held.products.get(&product), held.stock.get(&stock)) {
+                return Ok((product.clone(), stock.clone()));
+            }
+        }
+        let loaded = (folded::load(self.store.as_ref(), &product).await?, hot::load(self.store.as_ref(), &stock).await?);
+        let mut held = self.lock();
+        held.products.put(product, loaded.0.clone());
+        held.stock.put(stock, loaded.1.clone());
+        Ok(loaded)
+    }
+
+    /// What is set aside for an order.
+    pub(crate) async fn reservation(&self, order_id: &str) -> Result<Folded<Reservation>, ReadError> {
+        folded::load(self.store.as_ref(), &reservation_stream(order_id)).await
+    }
+
+    /// Changes several streams in one commit, once per command id. A refusal is remembered too, together with the versions
+    /// that it was decided on: it may rest on a change that fails after all.
+    pub(crate) async fn change<Q: Message, R: Message + Default>(
+        &self,
+        caller: &Caller,
+        about: &About<'_, Q>,
+        decide: impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync,
+    ) -> Result<R, Refusal> {
+        let correlation_id = about.order_id.or(about.skus.and_then(|skus| skus.first()).map(String::as_str)).unwrap_or_default();
+        let (id, meta) = origin(caller, correlation_id)?;
+        let print = fingerprint(std::any::type_name::<Q>(), about.request);
+        let mut unanswered = 0;
+        for _ in 0..TRIES {
+            let reservation = match about.order_id {
+                Some(order_id) => self.reservation(order_id).await.map_err(unavailable)?,
+                None => Folded::default(),
+            };
+            let held = || reservation.state.held().iter().map(|held| held.sku.clone()).collect();
+            let skus: Vec<String> = about.skus.map_or_else(held, <[String]>::to_vec);
+            for sku in &skus {
+                self.look(sku).await.map_err(unavailable)?;
+            }
+            let blank = Commit::new(id.clone(), meta.clone());
+            let Some(handed_over) = self.hand_over(about, &skus, &reservation, blank, print, &decide) else { continue };
+            match handed_over.committed.await {
+                Ok(_) => {
+                    self.keep_snapshots(&handed_over.snapshots).await;
+                    return handed_over.outcome;
+                }
+                Err(CommitError::AlreadyHandled(reply)) => {
+                    self.forget(&skus);
+                    return recall(&reply, print);
+                }
+                Err(CommitError::Conflict { .. }) => {
+                    self.forget(&skus);
+                    self.conflicts.inc();
+                }
+                Err(CommitError::Unavailable(_)) if unanswered < UNAVAILABLE_TRIES => {
+                    self.forget(&skus);
+                    unanswered += 1;
+                    tokio::time::sleep(UNAVAILABLE_WAIT).await;
+                }
+                Err(other) => {
+                    self.forget(&skus);
+                    return Err(unavailable(unreadable(other)));
+                }
+            }
+        }
+        Err(Refusal::unavailable(format!("stock changed {TRIES} times while it was being changed")))
+    }
+
+    /// Decides and takes the place in the queue, under one lock; `None` if a state is not held any more.
+    fn hand_over<Q: Message, R: Message + Default>(
+        &self,
+        about: &About<'_, Q>,
+        skus: &[String],
+        reservation: &Folded<Reservation>,
+        mut commit: Commit,
+        print: [u8; 16],
+        decide: &(impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync),
+    ) -> Option<HandedOver<R>> {
+        let mut held = self.lock();
+        let streams: Vec<_> = skus.iter().map(|sku| streams(sku)).collect();
+        let products = streams.iter().map(|(product, _)| held.products.get(product)).collect::<Option<Vec<_>>>()?;
+        let stock = streams.iter().map(|(_, stock)| held.stock.get(stock)).collect::<Option<Vec<_>>>()?;
+        let seen = Seen { products, stock, reservation };
+        let (change, reply, outcome) = match decide(&seen) {
+            Ok((change, reply)) => (change, Ok(reply.encode_to_vec()), Ok(reply)),
+            // "Not now" is no answer to remember.
+            Err(refusal) if refusal.again() == Again::SameId => {
+                return Some(HandedOver { outcome: Err(refusal), committed: Box::pin(std::future::ready(Ok(vec![]))), snapshots: vec![] });
+            }
+            Err(refusal) => (Change::default(), Err(refusal.clone()), Err(refusal)),
+        };
+        commit.reply = Remembered::new(print, reply).encode();
+        commit.appends = self.appends(about, &seen, &streams, &change);
+        let mut snapshots = vec![];
+        for (n, (product, stock)) in streams.into_iter().enumerate() {
+            let sold = change.stock.get(n).map_or(&[][..], Vec::as_slice);
+            if held.stock.get(&stock).is_some_and(|before| hot::crosses(before.version, sold.len())) {
+                snapshots.push(stock.clone());
+            }
+            held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice));
+            held.stock.advance(&stock, sold);
+        }
+        // Danger: under the same lock as the decision. Otherwise two that decided on one state swap places in the queue.
+        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots })
+    }
+
+    fn appends<Q>(&self, about: &About<'_, Q>, seen: &Seen<'_>, streams: &[(StreamId, StreamId)], change: &Change) -> Vec<Append> {
+        let ids = &self.process.ids;
+        let mut appends = Vec::with_capacity(2 * streams.len() + 1);
+        if let Some(order_id) = about.order_id {
+            appends.push(folded::append(&reservation_stream(order_id), seen.reservation.version, &change.reservation, ids));
+        }
+        for (n, (product, stock)) in streams.iter().enumerate() {
+            let events = change.products.get(n).map_or(&[][..], Vec::as_slice);
+            appends.push(folded::append(product, seen.products[n].version, events, ids));
+            let events = change.stock.get(n).map_or(&[][..], Vec::as_slice);
+            appends.push(folded::append(stock, seen.stock[n].version, events, ids));
+        }
+        appends
+    }
+
+    /// A busy product's stock has a long stream; a snapshot keeps a restart from reading all of it.
+    async fn keep_snapshots(&self, streams: &[StreamId]) {
+        for stream in streams {
+            let kept = async {
+                // Not the held state, which may be ahead of what is durable.
+                let durable = hot::load::<Stock>(self.store.as_ref(), stream).await?;
+                self.store.keep_snapshot(stream, hot::snapshot(&durable)).await
+            };
+            if let Err(why) = kept.await {
+                tracing::debug!(%stream, %why, "a snapshot was not kept");
+            }
+        }
+    }
+
+    fn forget(&self, skus: &[String]) {
+        let mut held = self.lock();
+        for (product, stock) in skus.iter().map(|sku| streams(sku)) {
+            held.products.forget(&product);
+            held.stock.forget(&stock);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What product streams are named by, before the SKU.
+pub(crate) const PRODUCT: &str = "product-";
+
+fn streams(sku: &str) -> (StreamId, StreamId) {
+    (StreamId::from(format!("{PRODUCT}{sku}")), StreamId::from(format!("stock-{sku}")))
+}
+
+fn reservation_stream(order_id: &str) -> StreamId {
+    StreamId::from(format!("reservation-{order_id}"))
+}

@@ -1,0 +1,93 @@
+//! The driving adapter: gRPC in, use cases out.
+use clock::Timestamp;
+use host::call::{Caller, answer};
+use proto::order::order_service_server::OrderService;
+use proto::order::{
+    CancelOrderRequest, CancelOrderResponse, Cancellation as CancellationMessage, GetOrderRequest, GetOrderResponse,
+    ListOrdersRequest, ListOrdersResponse, Order as Message, OrderLine, OrderStatus, PlaceOrderRequest, PlaceOrderResponse,
+    Rejection, ShippingAddress,
+};
+use store::folded::Folded;
+use tonic::{Request, Response, Status as GrpcStatus, async_trait};
+
+use crate::order::{Address, Cancellation, Order, Status};
+use crate::service::{Answer, Orders};
+
+/// The service as its callers see it.
+pub(crate) struct Grpc(pub(crate) Orders);
+
+#[async_trait]
+impl OrderService for Grpc {
+    async fn place_order(&self, request: Request<PlaceOrderRequest>) -> Result<Response<PlaceOrderResponse>, GrpcStatus> {
+        let (caller, orders) = (Caller::of(&request, &self.0.process.ids)?, self.0.clone());
+        let placed = self.0.process.tasks.run(async move { orders.place(&caller, request.into_inner()).await }).await;
+        answer(placed.map(|order| PlaceOrderResponse { order: Some(message(order)) }))
+    }
+
+    async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, GrpcStatus> {
+        let caller = Caller::of(&request, &self.0.process.ids)?;
+        let seen = self.0.see(&caller, request.into_inner().order_id).await;
+        answer(seen.map(|order| GetOrderResponse { order: Some(message(order)) }))
+    }
+
+    async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, GrpcStatus> {
+        let caller = Caller::of(&request, &self.0.process.ids)?;
+        let (orders, next_page_token) = self.0.list(&caller, request.get_ref()).await?;
+        Ok(Response::new(ListOrdersResponse { orders: orders.into_iter().map(message).collect(), next_page_token }))
+    }
+
+    async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<CancelOrderResponse>, GrpcStatus> {
+        let (caller, orders) = (Caller::of(&request, &self.0.process.ids)?, self.0.clone());
+        let asked = self.0.process.tasks.run(async move { orders.cancel(&caller, request.into_inner()).await }).await;
+        answer(asked.map(|order| CancelOrderResponse { order: Some(message(order)) }))
+    }
+}
+
+/// Where an order stands, in the words on the wire.
+pub(crate) fn status(order: &Order) -> OrderStatus {
+    match order.status {
+        Status::Absent => OrderStatus::Unspecified,
+        Status::Placed => OrderStatus::Placed,
+        Status::Confirmed => OrderStatus::Confirmed,
+        Status::Rejected(_) => OrderStatus::Rejected,
+        Status::Cancelled => OrderStatus::Cancelled,
+    }
+}
+
+fn message((order_id, folded): Answer) -> Message {
+    let Folded { state, version } = folded;
+    let cancellation = match state.cancellation {
+        Cancellation::None => CancellationMessage::Unspecified,
+        Cancellation::Requested => CancellationMessage::Requested,
+        Cancellation::TooLate => CancellationMessage::TooLate,
+        Cancellation::Done => CancellationMessage::Done,
+    };
+    let status = status(&state).into();
+    let rejection = match state.status {
+        Status::Rejected(cause) => {
+            Some(Rejection { reason: cause.reason, message: cause.message, sku: cause.sku, unit_price: cause.unit_price })
+        }
+        _ => None,
+    };
+    let Address { recipient, street, city, postal_code, country } = state.details.shipping_address;
+    let line = |line: crate::order::Line| OrderLine { sku: line.sku, quantity: line.quantity, unit_price: line.unit_price };
+    Message {
+        order_id,
+        customer_id: state.details.customer_id,
+        status,
+        cancellation: cancellation.into(),
+        lines: state.details.lines.into_iter().map(line).collect(),
+        total: state.details.total,
+        currency: state.details.currency,
+        shipping_address: Some(ShippingAddress { recipient, street, city, postal_code, country }),
+        rejection,
+        placed_at: Some(time(state.placed_at)),
+        updated_at: Some(time(state.updated_at)),
+        version: i64::try_from(version).unwrap_or(i64::MAX),
+    }
+}
+
+fn time(at: Timestamp) -> prost_types::Timestamp {
+    let nanos = at.0.rem_euclid(1_000_000) * 1_000;
+    prost_types::Timestamp { seconds: at.0.div_euclid(1_000_000), nanos: i32::try_from(nanos).unwrap_or_default() }
+}

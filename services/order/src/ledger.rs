@@ -1,0 +1,140 @@
+//! The streams of the order service and how they are named; what a saga changes in them.
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use decider::Decider;
+use host::Process;
+use host::call::Caller;
+use host::error::Refusal;
+use host::use_case::{origin, unavailable};
+use saga::{End, Owner, Saga, Why};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use store::folded::{self, Change, Done, Folded};
+use store::{Append, ReadError, Store, StreamId};
+
+use crate::order::{Cause, Command, Order, Rejection};
+use crate::settling::Settling;
+
+/// What an index of orders records: the stream `customer-<id>` lists a customer's orders as they were placed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listing {
+    /// The customer placed it.
+    OrderListed {
+        /// Which.
+        order_id: String,
+    },
+}
+
+/// The stream of an order.
+pub(crate) fn order_stream(order_id: &str) -> StreamId {
+    StreamId::from(format!("order-{order_id}"))
+}
+
+/// The stream of an order's checkout saga.
+pub(crate) fn checkout_stream(order_id: &str) -> StreamId {
+    StreamId::from(format!("checkout-{order_id}"))
+}
+
+/// The stream of an order's cancellation saga.
+pub(crate) fn cancellation_stream(order_id: &str) -> StreamId {
+    StreamId::from(format!("cancellation-{order_id}"))
+}
+
+/// The stream that lists a customer's orders.
+pub(crate) fn customer_stream(customer_id: &str) -> StreamId {
+    StreamId::from(format!("customer-{customer_id}"))
+}
+
+/// Orders in the service's store. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    pub(crate) process: Process,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) settling: Settling,
+}
+
+impl Ledger {
+    pub(crate) fn new(process: &Process, store: Arc<dyn Store>) -> Ledger {
+        Ledger { process: process.clone(), store, settling: Settling::default() }
+    }
+
+    pub(crate) async fn order(&self, order_id: &str) -> Result<Folded<Order>, ReadError> {
+        folded::load(self.store.as_ref(), &order_stream(order_id)).await
+    }
+
+    /// Confirms an order: the last step of its checkout.
+    pub(crate) async fn confirm(&self, caller: &Caller, order_id: &str) -> Result<(), Refusal> {
+        let (id, meta) = origin(caller, order_id)?;
+        let command = (Command::Confirm, self.process.clock.now());
+        let refused = std::sync::Mutex::new(None);
+        let decide = |order: &Folded<Order>| {
+            let outcome = order.state.decide(&command);
+            *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = outcome.clone().err();
+            Change { events: outcome.unwrap_or_default(), reply: vec![], timers: vec![] }
+        };
+        let (store, ids) = (self.store.as_ref(), &self.process.ids);
+        let done = folded::change(store, ids, &order_stream(order_id), &id, &meta, decide).await.map_err(unavailable)?;
+        match (done, refused.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)) {
+            (Done::Before(_), _) | (Done::Now(_), None) => Ok(()),
+            (Done::Now(_), Some(why)) => Err(refusal(why)),
+        }
+    }
+
+    /// Events of an order, decided on its present state, to be committed with something else.
+    pub(crate) fn decided(&self, order_id: &str, order: &Folded<Order>, command: Command) -> Result<Append, Rejection> {
+        let events = order.state.decide(&(command, self.process.clock.now()))?;
+        Ok(folded::append(&order_stream(order_id), order.version, &events, &self.process.ids))
+    }
+}
+
+#[async_trait]
+impl Owner for Ledger {
+    async fn ending(&self, saga: &Saga, end: End) -> Result<Vec<Append>, ReadError> {
+        let (order_id, _) = saga.context();
+        let command = match (saga.name(), end) {
+            // Its last step confirmed the order.
+            ("checkout", End::Completed) => return Ok(vec![]),
+            ("checkout", End::Compensated) => Command::Fail(cause(saga.turned_back())),
+            (_, End::Completed) => Command::Cancel,
+            (_, End::Compensated) => Command::RefuseCancellation,
+        };
+        let order = self.order(order_id).await?;
+        let impossible = |why| ReadError::Corrupt(format!("order {order_id} cannot follow its saga: {why:?}"));
+        self.decided(order_id, &order, command).map(|append| vec![append]).map_err(impossible)
+    }
+
+    fn ended(&self, saga: &Saga, _end: End) {
+        self.settling.settled(saga.context().0);
+    }
+}
+
+/// Why a checkout was undone, in the words of the order.
+fn cause(why: Option<&Why>) -> Cause {
+    let plain = |reason: &str, message: String| Cause { reason: reason.to_owned(), message, ..Cause::default() };
+    match why {
+        Some(Why::Refused { refusal, .. }) => {
+            let fact = |name: &str| refusal.facts.get(name).and_then(Value::as_str).map(str::to_owned);
+            let unit_price = fact("unit_price").and_then(|price| price.parse().ok());
+            let sku = fact("sku").unwrap_or_default();
+            Cause { reason: refusal.reason.clone(), message: refusal.message.clone(), sku, unit_price }
+        }
+        Some(Why::TimedOut { step }) => plain("timed_out", format!("{step} was not answered in time; try again later")),
+        Some(Why::Forced { .. }) => plain("rejected_by_operator", "the shop called the order off".to_owned()),
+        Some(Why::Cancelled { .. }) | None => plain("cancelled", "the order was called off".to_owned()),
+    }
+}
+
+/// What the rules of an order say, as an answer.
+pub(crate) fn refusal(why: Rejection) -> Refusal {
+    match why {
+        Rejection::Exists => Refusal::new(tonic::Code::AlreadyExists, "exists", "there is such an order"),
+        Rejection::Unknown => Refusal::not_found("there is no such order"),
+        Rejection::CancellationRequested => Refusal::precondition("cancellation_requested", "the order is being called off"),
+        Rejection::AlreadyRejected => {
+            Refusal::precondition("already_rejected", "the order was rejected and everything undone; nothing is left to call off")
+        }
+        Rejection::AlreadyEnded => Refusal::precondition("already_ended", "the order has ended"),
+        Rejection::TooLate => Refusal::precondition("too_late", "the parcel has left; the order cannot be called off any more"),
+    }
+}

@@ -1,0 +1,328 @@
+//! Use cases: place, look at, list and call off orders.
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::call::Caller;
+use host::error::{Again, Refusal};
+use host::remembered::{Remembered, fingerprint};
+use host::use_case::{origin, recall, unavailable};
+use host::{Process, check};
+use proto::inventory::CheckLinesRequest;
+use proto::order::{CancelOrderRequest, GetOrderRequest, ListOrdersRequest, OrderStatus, PlaceOrderRequest, ShippingAddress};
+use proto::payment::CheckPaymentMethodRequest;
+use saga::{Input, Pending, Runner};
+use store::folded::{self, Folded, persist, unreadable};
+use store::{Append, Commit, CommitError, CommitId, Expected, StreamId, Version};
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::checkout::{Calls, OrderData, Sagas, lines};
+use crate::ledger::{Ledger, Listing, cancellation_stream, checkout_stream, customer_stream, refusal};
+use crate::order::{Address, Command, Details, Line, Order, Status};
+use crate::settling::Waiting;
+
+/// The currency that the shop sells in.
+pub const CURRENCY: &str = "KRW";
+/// The most lines of an order.
+pub const MAX_LINES: usize = 100;
+/// The highest total of an order, in minor units.
+pub const MAX_TOTAL: i64 = 1_000_000_000_000;
+/// At most so many orders are under way in one process; more are refused, not queued.
+pub const MAX_UNDER_WAY: usize = 10_000;
+/// How long the checks before an order is placed may take; without an answer the checkout will find out.
+const COURTESY: Duration = Duration::from_millis(500);
+/// How often somebody who waits looks for himself, in case another replica settled the order.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// At most so many orders are looked through for one page.
+const SCAN: u64 = 1_000;
+const TRIES: u32 = 16;
+
+/// The orders of the shop. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Orders {
+    pub(crate) process: Process,
+    pub(crate) ledger: Ledger,
+    pub(crate) calls: Arc<Calls>,
+    pub(crate) runner: Runner,
+    pub(crate) sagas: Sagas,
+}
+
+/// An order and its id, as they are answered.
+pub(crate) type Answer = (String, Folded<Order>);
+
+/// What is remembered under a command id is the order that it was about.
+type Named = GetOrderRequest;
+
+impl Orders {
+    /// Places an order, once per command id, and begins its checkout in the same commit.
+    pub(crate) async fn place(&self, caller: &Caller, request: PlaceOrderRequest) -> Result<Answer, Refusal> {
+        let print = fingerprint("PlaceOrder", &request);
+        if let Some(Named { order_id }) = self.answered(caller, print).await? {
+            return self.settled(caller, order_id, None).await;
+        }
+        let details = details(caller, request)?;
+        if self.runner.active() >= MAX_UNDER_WAY {
+            let message = "too many orders are under way; try again in a second";
+            return Err(Refusal::new(Code::ResourceExhausted, "too_many_orders", message));
+        }
+        self.check_courteously(caller, &details).await?;
+        let order_id = self.process.ids.next().to_string();
+        let saga = checkout_stream(&order_id);
+        let pending = self.begin(&saga, &self.sagas.checkout, caller, &order_id, details.clone()).await?;
+        let placed = self.ledger.decided(&order_id, &Folded::default(), Command::Place(details)).map_err(refusal)?;
+        let listed = folded::encode(&Listing::OrderListed { order_id: order_id.clone() }, &self.process.ids);
+        let listing = Append { stream: customer_stream(&caller.customer), expected: Expected::Any, events: vec![listed] };
+        let waiting = self.ledger.settling.wait_for(&order_id);
+        let outcome = Ok(Named { order_id: order_id.clone() });
+        match self.commit(caller, print, &outcome, vec![placed, listing], Some(&pending)).await {
+            Ok(()) => {
+                tracing::info!(order_id, "order placed");
+                self.runner.carry_on(pending);
+                self.settled(caller, order_id, Some(waiting)).await
+            }
+            Err(CommitError::AlreadyHandled(reply)) => {
+                let Named { order_id } = recall(&reply, print)?;
+                self.settled(caller, order_id, None).await
+            }
+            Err(other) => Err(unavailable(unreadable(other))),
+        }
+    }
+
+    /// One of the caller's own orders; waits for it to be settled if the caller wants to.
+    pub(crate) async fn see(&self, caller: &Caller, order_id: String) -> Result<Answer, Refusal> {
+        check::id("order_id", &order_id)?;
+        let order = self.own(caller, &order_id).await?;
+        if caller.wait.is_zero() { Ok((order_id, order)) } else { self.settled(caller, order_id, None).await }
+    }
+
+    /// Calls an order off. What becomes of order and saga is decided in one commit over both.
+    pub(crate) async fn cancel(&self, caller: &Caller, request: CancelOrderRequest) -> Result<Answer, Refusal> {
+        let print = fingerprint("CancelOrder", &request);
+        let order_id = request.order_id;
+        check::id("order_id", &order_id)?;
+        for _ in 0..TRIES {
+            let order = self.own(caller, &order_id).await?;
+            let (mut appends, mut pending) = (vec![], None);
+            let outcome = match self.ledger.decided(&order_id, &order, Command::RequestCancellation) {
+                Ok(asked) => {
+                    if !asked.events.is_empty() {
+                        (appends, pending) = self.turn(caller, &order_id, &order.state).await?;
+                    }
+                    appends.push(asked);
+                    Ok(Named { order_id: order_id.clone() })
+                }
+                Err(why) => {
+                    appends.push(folded::append::<crate::order::Event>(
+                        &crate::ledger::order_stream(&order_id),
+                        order.version,
+                        &[],
+                        &self.process.ids,
+                    ));
+                    Err(refusal(why))
+                }
+            };
+            match self.commit(caller, print, &outcome, appends, pending.as_ref()).await {
+                Ok(()) => {
+                    outcome?;
+                    tracing::info!(order_id, "cancellation accepted");
+                    if let Some(pending) = pending {
+                        self.runner.carry_on(pending);
+                    }
+                    return self.settled(caller, order_id, None).await;
+                }
+                Err(CommitError::AlreadyHandled(reply)) => {
+                    let Named { order_id } = recall(&reply, print)?;
+                    return self.settled(caller, order_id, None).await;
+                }
+                Err(CommitError::Conflict { .. }) => {}
+                Err(other) => return Err(unavailable(unreadable(other))),
+            }
+        }
+        Err(Refusal::unavailable(format!("order {order_id} changed {TRIES} times while it was being called off")))
+    }
+
+    /// What a cancellation does to the order's sagas: before confirmation it turns the checkout back, after it a saga of
+    /// its own begins. A checkout that is turning back already is only held to that.
+    async fn turn(&self, caller: &Caller, order_id: &str, order: &Order) -> Result<(Vec<Append>, Option<Pending>), Refusal> {
+        if order.status == Status::Confirmed {
+            let saga = cancellation_stream(order_id);
+            let pending = self.begin(&saga, &self.sagas.cancellation, caller, order_id, order.details.clone()).await?;
+            return Ok((vec![], Some(pending)));
+        }
+        let stream = checkout_stream(order_id);
+        let saga = self.runner.load(&stream).await.map_err(unavailable)?;
+        let cancel = Input::Cancel { by: caller.actor.to_string() };
+        let pending = self.runner.decide(&stream, &saga, &cancel).await.map_err(unavailable)?;
+        let held = Append { stream, expected: Expected::Exact(saga.version), events: vec![] };
+        Ok((if pending.is_some() { vec![] } else { vec![held] }, pending))
+    }
+
+    async fn begin(
+        &self,
+        stream: &StreamId,
+        definition: &Arc<saga::Definition>,
+        caller: &Caller,
+        order_id: &str,
+        details: Details,
+    ) -> Result<Pending, Refusal> {
+        let data = OrderData { order_id: order_id.to_owned(), details };
+        let start = Input::Start {
+            saga: stream.0.clone(),
+            definition: definition.clone(),
+            data: Arc::new(serde_json::to_value(data).expect("an order is plain data")),
+            correlation_id: order_id.to_owned(),
+            traceparent: caller.trace.to_string(),
+        };
+        let pending = self.runner.decide(stream, &Folded::default(), &start).await.map_err(unavailable)?;
+        Ok(pending.expect("a saga that has not begun begins"))
+    }
+
+    /// Commits a change of an order, together with what its saga decided, and the answer to remember.
+    async fn commit(
+        &self,
+        caller: &Caller,
+        print: [u8; 16],
+        outcome: &Result<Named, Refusal>,
+        mut appends: Vec<Append>,
+        pending: Option<&Pending>,
+    ) -> Result<(), CommitError> {
+        let malformed = |why: Refusal| CommitError::Malformed(why.message);
+        let order_id = outcome.as_ref().map(|named| named.order_id.as_str()).unwrap_or_default();
+        let (id, meta) = origin(caller, order_id).map_err(malformed)?;
+        let kept = outcome.as_ref().map(prost::Message::encode_to_vec).map_err(Clone::clone);
+        appends.extend(pending.iter().flat_map(|pending| pending.appends.clone()));
+        let timers = pending.iter().map(|pending| pending.timer.clone()).collect();
+        let reply = Remembered::new(print, kept).encode();
+        persist(self.ledger.store.as_ref(), Commit { appends, timers, reply, ..Commit::new(id, meta) }).await
+    }
+
+    /// What was answered under the caller's command id before.
+    async fn answered(&self, caller: &Caller, print: [u8; 16]) -> Result<Option<Named>, Refusal> {
+        let id = CommitId(caller.command()?.clone());
+        let reply = self.ledger.store.reply(&id).await.map_err(unavailable)?;
+        reply.map(|reply| recall(&reply, print)).transpose()
+    }
+
+    /// Refuses an order with a typo before it is placed. Only a definite answer counts: if nobody answers, the checkout
+    /// finds out.
+    async fn check_courteously(&self, caller: &Caller, details: &Details) -> Result<(), Refusal> {
+        let mut caller = caller.clone();
+        caller.deadline = caller.deadline.at_most(COURTESY);
+        let (mut inventory, mut payment) = (self.calls.inventory.clone(), self.calls.payment.clone());
+        let method = CheckPaymentMethodRequest { payment_method: details.payment_method.clone() };
+        let lines = CheckLinesRequest { lines: lines(&details.lines) };
+        for answer in [
+            inventory.check_lines(caller.request(lines)).await.err(),
+            payment.check_payment_method(caller.request(method)).await.err(),
+        ] {
+            let refusal = answer.map(|status| Refusal::of(&status));
+            if let Some(refusal) = refusal.filter(|refusal| refusal.again() == Again::No) {
+                return Err(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    /// An order, if it is the caller's own.
+    async fn own(&self, caller: &Caller, order_id: &str) -> Result<Folded<Order>, Refusal> {
+        let order = self.ledger.order(order_id).await.map_err(unavailable)?;
+        if order.version == 0 || order.state.details.customer_id != *caller.customer {
+            return Err(refusal(crate::order::Rejection::Unknown));
+        }
+        Ok(order)
+    }
+
+    /// The order as soon as it is settled, or as it is when the caller does not wait any longer.
+    async fn settled(&self, caller: &Caller, order_id: String, waiting: Option<Waiting>) -> Result<Answer, Refusal> {
+        let until = Instant::now() + caller.wait.min(caller.deadline.left());
+        let mut just_placed = waiting.is_some();
+        let waiting = waiting.unwrap_or_else(|| self.ledger.settling.wait_for(&order_id));
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if !just_placed || left.is_zero() {
+                let order = self.ledger.order(&order_id).await.map_err(unavailable)?;
+                if order.state.settled() || left.is_zero() {
+                    return Ok((order_id, order));
+                }
+            }
+            just_placed = false;
+            // Woken, or time to look for oneself: both lead to a look.
+            let _ = tokio::time::timeout(left.min(LOOK_EVERY), waiting.noticed()).await;
+        }
+    }
+
+    /// A page of the caller's own orders, newest first, and the token of the next.
+    pub(crate) async fn list(&self, caller: &Caller, request: &ListOrdersRequest) -> Result<(Vec<Answer>, String), Refusal> {
+        let size = check::page_size(request.page_size)?;
+        let status = OrderStatus::try_from(request.status)
+            .map_err(|_| Refusal::invalid("status", format!("there is no order status {}", request.status)))?;
+        let stream = customer_stream(&caller.customer);
+        let store = &self.ledger.store;
+        let newest = store.version(&stream).await.map_err(unavailable)?;
+        let mut next = match request.page_token.as_str() {
+            "" => newest,
+            token => token.parse::<Version>().ok().filter(|version| (1..=newest).contains(version)).ok_or_else(|| {
+                Refusal::invalid("page_token", "page_token is the next_page_token of the page before, as it was given")
+            })?,
+        };
+        let (mut page, last) = (vec![], next.saturating_sub(SCAN));
+        while next > last && page.len() < size {
+            let chunk = next.min(size as Version).min(next - last);
+            let listed = store.load(&stream, next - chunk, chunk as usize).await.map_err(unavailable)?;
+            for listing in listed.iter().rev() {
+                let Listing::OrderListed { order_id } = folded::decode(listing).map_err(unavailable)?;
+                let order = self.ledger.order(&order_id).await.map_err(unavailable)?;
+                if status == OrderStatus::Unspecified || crate::grpc::status(&order.state) == status {
+                    page.push((order_id, order));
+                }
+                next -= 1;
+                if page.len() == size {
+                    break;
+                }
+            }
+        }
+        Ok((page, if next == 0 { String::new() } else { next.to_string() }))
+    }
+}
+
+fn details(caller: &Caller, request: PlaceOrderRequest) -> Result<Details, Refusal> {
+    check::text("customer_id", &caller.customer, 1..=64)?;
+    let PlaceOrderRequest { lines, payment_method, shipping_address } = request;
+    if !(1..=MAX_LINES).contains(&lines.len()) {
+        return Err(Refusal::invalid("lines", format!("an order has 1 to {MAX_LINES} lines, not {}", lines.len())));
+    }
+    let mut total: i64 = 0;
+    for (n, line) in lines.iter().enumerate() {
+        check::sku(&format!("lines[{n}].sku"), &line.sku)?;
+        check::number(&format!("lines[{n}].quantity"), line.quantity, 1..=1_000)?;
+        check::number(&format!("lines[{n}].unit_price"), line.unit_price, 1..=MAX_TOTAL)?;
+        if lines[..n].iter().any(|before| before.sku == line.sku) {
+            let message = format!("{} stands in two lines; add up their quantities", line.sku);
+            return Err(Refusal::invalid(format!("lines[{n}].sku"), message));
+        }
+        // At most 100 x 1,000 x 10^12, far below what 64 bits hold.
+        total += line.quantity * line.unit_price;
+    }
+    if total > MAX_TOTAL {
+        return Err(Refusal::invalid("lines", format!("an order's total is at most {MAX_TOTAL}, not {total}")));
+    }
+    check::text("payment_method", &payment_method, 1..=64)?;
+    let Some(address) = shipping_address else {
+        return Err(Refusal::invalid("shipping_address", "shipping_address is missing"));
+    };
+    let lines = lines.into_iter().map(|line| Line { sku: line.sku, quantity: line.quantity, unit_price: line.unit_price }).collect();
+    let (customer_id, currency) = (caller.customer.to_string(), CURRENCY.to_owned());
+    Ok(Details { customer_id, lines, total, currency, payment_method, shipping_address: checked(address)? })
+}
+
+fn checked(address: ShippingAddress) -> Result<Address, Refusal> {
+    let ShippingAddress { recipient, street, city, postal_code, country } = address;
+    check::text("shipping_address.recipient", &recipient, 1..=100)?;
+    check::text("shipping_address.street", &street, 1..=200)?;
+    check::text("shipping_address.city", &city, 1..=100)?;
+    check::text("shipping_address.postal_code", &postal_code, 1..=16)?;
+    if !(country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase())) {
+        return Err(Refusal::invalid("shipping_address.country", "shipping_address.country is two letters A-Z, such as KR"));
+    }
+    Ok(Address { recipient, street, city, postal_code, country })
+}

@@ -1,0 +1,276 @@
+//! PURE. The shipment of an order: at most one parcel, which can be called off until it has left.
+//!
+//! What the carrier is asked for is recorded before it is asked (the intent), and again when it has answered. "Cancelled
+//! before created" is a state like any other: a shipment that is asked for after it is refused.
+use decider::Decider;
+use serde::{Deserialize, Serialize};
+
+/// Where a parcel goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Name of the recipient.
+    pub recipient: String,
+    /// Street and number.
+    pub street: String,
+    /// City.
+    pub city: String,
+    /// Postal code.
+    pub postal_code: String,
+    /// ISO 3166-1 alpha-2 code.
+    pub country: String,
+}
+
+/// What to send.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parcel {
+    /// The carrier's idempotency key: the command id.
+    pub key: String,
+    /// Where to.
+    pub address: Address,
+}
+
+/// What became of a parcel at the carrier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Booked {
+    /// It has a label.
+    Labelled {
+        /// The tracking number.
+        tracking_number: String,
+    },
+    /// The carrier refused.
+    Refused {
+        /// `country_not_served`.
+        reason: String,
+    },
+    /// It was called off by its key, and will never be sent.
+    CalledOff {},
+}
+
+/// What is asked of a shipment.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Book the parcel.
+    Create(Parcel),
+    /// The carrier answered about a booking.
+    SettleCreate(Booked),
+    /// Call the parcel off, or see that none is ever booked.
+    Cancel {
+        /// The command id.
+        key: String,
+    },
+    /// The carrier called it off.
+    SettleCancel,
+    /// The parcel left.
+    Dispatch,
+    /// The parcel arrived.
+    Deliver,
+}
+
+/// What happened to a shipment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the commands")]
+pub enum Event {
+    /// The carrier is about to be asked for a label.
+    ShipmentRequested { parcel: Parcel },
+    /// The carrier gave one.
+    ShipmentCreated { tracking_number: String },
+    /// The carrier refused.
+    ShipmentRefused { reason: String },
+    /// The carrier is about to be asked to call it off.
+    ShipmentCancelRequested { key: String },
+    /// There is no parcel, and there will be none.
+    ShipmentCancelled {},
+    /// The parcel left.
+    ShipmentDispatched {},
+    /// The parcel arrived.
+    ShipmentDelivered {},
+}
+
+/// Why the rules say no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// The shipment was called off before it was asked for.
+    AlreadyCancelled,
+    /// Another shipment of the order was asked for before.
+    AnotherShipment,
+    /// The parcel has left.
+    TooLate,
+    /// There is no parcel that could.
+    NoParcel,
+}
+
+/// Where a shipment stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing was asked for.
+    #[default]
+    Untouched,
+    /// The carrier was asked for a label.
+    Requested,
+    /// It has a label and waits.
+    Created {
+        /// The tracking number.
+        tracking_number: String,
+    },
+    /// The carrier refused.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// It is to be called off.
+    Cancelling {
+        /// The cancellation's command id.
+        key: String,
+    },
+    /// There is no parcel, and there will be none.
+    Cancelled,
+    /// It left.
+    Dispatched {
+        /// The tracking number.
+        tracking_number: String,
+    },
+    /// It arrived.
+    Delivered {
+        /// The tracking number.
+        tracking_number: String,
+    },
+}
+
+/// A shipment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shipment {
+    /// Where it stands.
+    pub stage: Stage,
+    /// What is to be sent, if anything is.
+    pub parcel: Parcel,
+}
+
+impl Decider for Shipment {
+    type Command = Command;
+    type Event = Event;
+    type Rejection = Rejection;
+
+    fn decide(&self, command: &Command) -> Result<Vec<Event>, Rejection> {
+        match (command, &self.stage) {
+            (Command::Create(parcel), Stage::Untouched) => Ok(vec![Event::ShipmentRequested { parcel: parcel.clone() }]),
+            (Command::Create(_), Stage::Cancelling { .. } | Stage::Cancelled) => Err(Rejection::AlreadyCancelled),
+            (Command::Create(parcel), _) if parcel.key != self.parcel.key => Err(Rejection::AnotherShipment),
+            (Command::Create(_), _) => Ok(vec![]),
+
+            (Command::SettleCreate(booked), Stage::Requested) => Ok(vec![match booked.clone() {
+                Booked::Labelled { tracking_number } => Event::ShipmentCreated { tracking_number },
+                Booked::Refused { reason } => Event::ShipmentRefused { reason },
+                Booked::CalledOff {} => Event::ShipmentCancelled {},
+            }]),
+            // What is being called off is called off by its key, whatever became of the booking.
+            (Command::SettleCreate(_), Stage::Untouched) => Err(Rejection::NoParcel),
+            (Command::SettleCreate(_), _) => Ok(vec![]),
+
+            (Command::Cancel { .. }, Stage::Untouched | Stage::Refused { .. }) => Ok(vec![Event::ShipmentCancelled {}]),
+            (Command::Cancel { key }, Stage::Requested | Stage::Created { .. }) => {
+                Ok(vec![Event::ShipmentCancelRequested { key: key.clone() }])
+            }
+            (Command::Cancel { .. }, Stage::Cancelling { .. } | Stage::Cancelled) => Ok(vec![]),
+            (Command::Cancel { .. }, Stage::Dispatched { .. } | Stage::Delivered { .. }) => Err(Rejection::TooLate),
+
+            (Command::SettleCancel, Stage::Cancelling { .. }) => Ok(vec![Event::ShipmentCancelled {}]),
+            (Command::SettleCancel, Stage::Cancelled) => Ok(vec![]),
+            (Command::SettleCancel, _) => Err(Rejection::NoParcel),
+
+            (Command::Dispatch, Stage::Created { .. }) => Ok(vec![Event::ShipmentDispatched {}]),
+            (Command::Dispatch, Stage::Dispatched { .. } | Stage::Delivered { .. }) => Ok(vec![]),
+            (Command::Deliver, Stage::Dispatched { .. }) => Ok(vec![Event::ShipmentDelivered {}]),
+            (Command::Deliver, Stage::Delivered { .. }) => Ok(vec![]),
+            (Command::Dispatch | Command::Deliver, _) => Err(Rejection::NoParcel),
+        }
+    }
+
+    fn evolve(self, event: &Event) -> Shipment {
+        let stage = match (event, self.stage) {
+            (Event::ShipmentRequested { parcel }, _) => return Shipment { stage: Stage::Requested, parcel: parcel.clone() },
+            (Event::ShipmentCreated { tracking_number }, _) => Stage::Created { tracking_number: tracking_number.clone() },
+            (Event::ShipmentRefused { reason }, _) => Stage::Refused { reason: reason.clone() },
+            (Event::ShipmentCancelRequested { key }, _) => Stage::Cancelling { key: key.clone() },
+            (Event::ShipmentCancelled {}, _) => Stage::Cancelled,
+            (Event::ShipmentDispatched {}, Stage::Created { tracking_number }) => Stage::Dispatched { tracking_number },
+            (Event::ShipmentDelivered {}, Stage::Dispatched { tracking_number }) => Stage::Delivered { tracking_number },
+            (Event::ShipmentDispatched {} | Event::ShipmentDelivered {}, stage) => stage,
+        };
+        Shipment { stage, parcel: self.parcel }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use decider::spec::given;
+
+    fn parcel() -> Parcel {
+        Parcel { key: "saga/create_shipment/do".into(), address: Address { country: "KR".into(), ..Address::default() } }
+    }
+    fn requested() -> Event {
+        Event::ShipmentRequested { parcel: parcel() }
+    }
+    fn created() -> Event {
+        Event::ShipmentCreated { tracking_number: "T-1".into() }
+    }
+    fn cancelling() -> Event {
+        Event::ShipmentCancelRequested { key: "undo".into() }
+    }
+    fn cancel() -> Command {
+        Command::Cancel { key: "undo".into() }
+    }
+    fn labelled() -> Command {
+        Command::SettleCreate(Booked::Labelled { tracking_number: "T-1".into() })
+    }
+
+    #[test]
+    fn a_booking_is_an_intent_first_and_settled_by_the_carrier() {
+        given::<Shipment>([]).when(Command::Create(parcel())).then([requested()]);
+        given::<Shipment>([requested()]).when(labelled()).then([created()]);
+        let refused = Command::SettleCreate(Booked::Refused { reason: "country_not_served".into() });
+        given::<Shipment>([requested()]).when(refused).then([Event::ShipmentRefused { reason: "country_not_served".into() }]);
+    }
+
+    #[test]
+    fn a_booking_asked_for_or_answered_twice_is_one_parcel() {
+        given::<Shipment>([requested()]).when(Command::Create(parcel())).then_nothing();
+        given::<Shipment>([requested(), created()]).when(labelled()).then_nothing();
+        let another = Parcel { key: "other".into(), ..parcel() };
+        given::<Shipment>([requested()]).when(Command::Create(another)).then_rejected(&Rejection::AnotherShipment);
+    }
+
+    #[test]
+    fn a_parcel_is_called_off_once() {
+        given::<Shipment>([requested(), created()]).when(cancel()).then([cancelling()]);
+        given::<Shipment>([requested(), created(), cancelling()]).when(cancel()).then_nothing();
+        given::<Shipment>([requested(), cancelling()]).when(Command::SettleCancel).then([Event::ShipmentCancelled {}]);
+        given::<Shipment>([requested(), cancelling()]).when(labelled()).then_nothing();
+    }
+
+    /// SG-3: what was cancelled before it was asked for is never sent.
+    #[test]
+    fn a_booking_after_its_cancellation_is_refused() {
+        let cancelled = given::<Shipment>([]).when(cancel()).then([Event::ShipmentCancelled {}]);
+        assert_eq!(cancelled.decide(&Command::Create(parcel())), Err(Rejection::AlreadyCancelled));
+        given::<Shipment>([requested(), cancelling()]).when(Command::Create(parcel())).then_rejected(&Rejection::AlreadyCancelled);
+    }
+
+    #[test]
+    fn a_parcel_that_has_left_cannot_be_called_off() {
+        let left = [requested(), created(), Event::ShipmentDispatched {}];
+        given::<Shipment>(left.clone()).when(cancel()).then_rejected(&Rejection::TooLate);
+        given::<Shipment>(left.clone()).when(Command::Deliver).then([Event::ShipmentDelivered {}]);
+        let arrived = left.into_iter().chain([Event::ShipmentDelivered {}]);
+        given::<Shipment>(arrived).when(cancel()).then_rejected(&Rejection::TooLate);
+    }
+
+    #[test]
+    fn only_a_labelled_parcel_leaves_and_only_one_that_left_arrives() {
+        given::<Shipment>([requested(), created()]).when(Command::Dispatch).then([Event::ShipmentDispatched {}]);
+        for early in [vec![], vec![requested()], vec![requested(), created(), cancelling()]] {
+            given::<Shipment>(early).when(Command::Dispatch).then_rejected(&Rejection::NoParcel);
+        }
+        given::<Shipment>([requested(), created()]).when(Command::Deliver).then_rejected(&Rejection::NoParcel);
+    }
+}
