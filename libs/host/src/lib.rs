@@ -8,13 +8,19 @@
 //! | [`remembered`] | the answer kept under a command id |
 //! | [`tasks`] | work that outlives the request that asked for it, and the drain at the end |
 //! | [`health`] | alive, and ready or why not |
+//! | [`http_server`] | HTTP on a port, within limits |
+//! | [`check`] | checks of what comes from outside |
+//! | [`use_case`] | a command on one stream, carried out once |
 
 pub mod call;
+pub mod check;
 pub mod error;
 pub mod health;
+pub mod http_server;
 pub mod remembered;
 pub mod tasks;
 pub mod transport;
+pub mod use_case;
 
 use std::sync::Arc;
 

@@ -53,6 +53,12 @@ impl Tasks {
         self.stop.cancelled().await;
     }
 
+    /// Whether the process has begun to stop.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Ends loops, waits up to `patience` for the rest, and tells whether all came to its end.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.stop.cancel();

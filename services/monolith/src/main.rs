@@ -1,1 +1,126 @@
-fn main() {}
+//! `cargo run`: the whole shop in one process, on embedded stores.
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use host::Process;
+use host::http_server::{self, Limits};
+use monolith::catalogue;
+use monolith::folder::Folder;
+use monolith::shop::{self, Surroundings};
+use telemetry::logs::{self, Format};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How long work under way may go on once the process was told to stop.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Jangteo: a shop of five services in one process.
+///
+/// Everything it knows is in the data folder. SIGTERM or Ctrl-C ends it within 25 seconds; SIGKILL loses nothing.
+#[derive(Parser)]
+#[command(version)]
+struct Config {
+    /// Folder for the data, made if it does not exist; one process per folder
+    #[arg(long, env = "JANGTEO_DATA", default_value = "data", value_name = "DIR")]
+    data: PathBuf,
+
+    /// Port to listen on, on the loopback address; 0 picks a free one
+    #[arg(long, env = "JANGTEO_PORT", default_value_t = 8080, value_name = "N")]
+    port: u16,
+
+    /// Which log lines are written to standard error, such as `warn` or `info,saga=debug`
+    #[arg(long, env = "JANGTEO_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+
+    /// Log lines as JSON, one object a line
+    #[arg(long, env = "JANGTEO_LOG_JSON")]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(why) => return failed(&anyhow!(why).context("the runtime cannot be started")),
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(&why),
+    }
+}
+
+fn failed(why: &anyhow::Error) -> ExitCode {
+    // Nothing can be done about a standard error that is closed.
+    let _ = writeln!(std::io::stderr(), "error: {why:#}");
+    ExitCode::FAILURE
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let format = if config.log_json { Format::Json } else { Format::Text };
+    let _written_to_the_end = logs::init(&config.log, format).map_err(|why| anyhow!(why))?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
+    let taken = || format!("port {} cannot be listened on; choose another with --port", config.port);
+    let listener = TcpListener::bind(address).await.with_context(taken)?;
+    let address = listener.local_addr()?;
+    let folder = Folder::take(&config.data)?;
+
+    let process = Process::on_this_machine();
+    let stores = folder.stores(&process.clock)?;
+    let surroundings = Surroundings::simulated(&process, &stores);
+    let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
+    let stocked = catalogue::stock(&process, &shop.inventory).await;
+    stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
+    greet(&process, address, &config);
+
+    let gateway = Arc::new(shop.gateway);
+    let answer = move |request| {
+        let gateway = gateway.clone();
+        async move { gateway.handle(request).await }
+    };
+    let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), Limits::default(), answer));
+    told_to_stop().await?;
+    tracing::info!("stopping");
+    if !process.tasks.drain(DRAIN).await {
+        tracing::warn!("some work did not come to its end; it goes on at the next start");
+    }
+    served.await?;
+    Ok(())
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (terminate, interrupt) = (std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv()));
+    futures::future::select(terminate, interrupt).await;
+    Ok(())
+}
+
+fn greet(process: &Process, address: SocketAddr, config: &Config) {
+    let (sku, .., unit_price) = catalogue::PRODUCTS[0];
+    // A key of its own for each start: the same line twice is one order, a new start is a new one.
+    let start = process.clock.now().0 / 1_000_000;
+    let line = |name: &str, method: &str, country: &str| {
+        let body = format!(
+            r#"{{"lines":[{{"sku":"{sku}","quantity":2,"unit_price":{unit_price}}}],"payment_method":"{method}","shipping_address":{{"recipient":"Kim Jangteo","street":"Sejong-daero 110","city":"Seoul","postal_code":"04524","country":"{country}"}}}}"#
+        );
+        format!("curl -s http://{address}/v1/orders -H 'Content-Type: application/json' -H 'Idempotency-Key: {name}-{start}' -H 'Prefer: wait=10' -d '{body}'")
+    };
+    let text = format!(
+        "\nJangteo is open at http://{address}, its data is in {}\n\n\
+         look      curl -s http://{address}/v1/products\n          curl -s http://{address}/v1/orders\n          curl -s http://{address}/metrics\n\n\
+         confirmed: goods reserved, card charged, parcel ordered\n{}\n\n\
+         declined: the card is refused, the goods go back\n{}\n\n\
+         compensated: the carrier does not serve the country, the money and the goods go back\n{}\n\n",
+        config.data.display(),
+        line("happy", "pm_card_ok", "KR"),
+        line("declined", "pm_card_declined", "KR"),
+        line("compensated", "pm_card_ok", "AQ"),
+    );
+    // A closed standard output is no reason to close the shop.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

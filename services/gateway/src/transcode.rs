@@ -1,0 +1,147 @@
+//! Between JSON and protobuf, along the descriptors: the proto3 JSON mapping, with the names of the .proto files.
+use host::error::Refusal;
+use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, ReflectMessage, SerializeOptions, Value};
+use serde_json::{Deserializer, Map, Value as Json};
+use tonic::Code;
+
+use crate::routes::Route;
+use crate::target;
+
+const IN: DeserializeOptions = DeserializeOptions::new().deny_unknown_fields(true);
+const OUT: SerializeOptions =
+    SerializeOptions::new().stringify_64_bit_integers(false).use_proto_field_name(true).skip_default_fields(false);
+
+/// A successful answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The resource.
+    pub(crate) json: Vec<u8>,
+    /// Where it can be read.
+    pub(crate) location: Option<String>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the path of the field to blame.
+pub(crate) fn body(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMessage, Refusal> {
+    let mut source = Deserializer::from_slice(json);
+    let read = DynamicMessage::deserialize_with_options(message.clone(), &mut source, &IN);
+    read.and_then(|read| source.end().map(|()| read)).map_err(|why| {
+        // The path to a mistake costs time to keep, so it is only sought once a body is known to be wrong.
+        match tracked(message, &mut Deserializer::from_slice(json)) {
+            Err(refusal) => refusal,
+            Ok(_) => malformed(why), // something stands after its end
+        }
+    })
+}
+
+/// Reads the parameters of a path and a query. They take the same road and checks as a body.
+///
+/// # Errors
+/// INVALID_ARGUMENT with the parameter to blame.
+pub(crate) fn parameters(message: &MessageDescriptor, pairs: &[(String, String)]) -> Result<DynamicMessage, Refusal> {
+    let mut json = Map::new();
+    for (name, value) in pairs {
+        let Some(field) = message.get_field_by_name(name) else {
+            return Err(Refusal::invalid(name, format!("there is no parameter {name}")));
+        };
+        let value = match (field.kind(), value.as_str()) {
+            (prost_reflect::Kind::Bool, "true") => Json::Bool(true),
+            (prost_reflect::Kind::Bool, "false") => Json::Bool(false),
+            (_, text) => Json::from(text),
+        };
+        if !field.is_list() {
+            if json.insert(name.clone(), value).is_some() {
+                return Err(Refusal::invalid(name, format!("parameter {name} is given twice")));
+            }
+        } else if let Some(values) = json.entry(name).or_insert_with(|| Json::Array(Vec::new())).as_array_mut() {
+            values.push(value);
+        }
+    }
+    tracked(message, Json::Object(json))
+}
+
+/// Puts what the path says about `names` into what the body says.
+///
+/// # Errors
+/// INVALID_ARGUMENT if the body says something else than the path.
+pub(crate) fn merge<'a>(
+    mut body: DynamicMessage,
+    path: &DynamicMessage,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<DynamicMessage, Refusal> {
+    let message = body.descriptor();
+    for field in names.into_iter().filter_map(|name| message.get_field_by_name(name)) {
+        let (name, value) = (field.name(), path.get_field(&field));
+        if body.has_field(&field) && body.get_field(&field) != value {
+            return Err(Refusal::invalid(name, format!("{name} is not the one in the path; leave it out of the body")));
+        }
+        body.set_field(&field, value.into_owned());
+    }
+    Ok(body)
+}
+
+/// Writes the answer to a route's RPC as JSON.
+///
+/// # Errors
+/// Why the answer is not what the descriptors promise.
+pub(crate) fn answer(route: &Route, wire: bytes::Bytes) -> Result<Answer, String> {
+    let rpc = route.grpc.path();
+    let whole = DynamicMessage::decode(route.output.clone(), wire).map_err(|why| format!("{rpc} answered {why}"))?;
+    let resource = match &route.resource {
+        None => whole,
+        Some(field) if !whole.has_field(field) => return Err(format!("{rpc} answered without {}", field.name())),
+        Some(field) => match whole.get_field(field).into_owned() {
+            Value::Message(resource) => resource,
+            other => return Err(format!("{rpc} answered {other:?} as {}", field.name())),
+        },
+    };
+    let mut json = Vec::with_capacity(512);
+    let written = resource.serialize_with_options(&mut serde_json::Serializer::new(&mut json), &OUT);
+    written.map_err(|why| format!("the answer of {rpc} is not JSON: {why}"))?;
+    Ok(Answer { json, location: route.location.as_deref().map(|template| filled(template, &resource)) })
+}
+
+/// A template of a path with the fields of a resource in its places.
+fn filled(template: &str, resource: &DynamicMessage) -> String {
+    let mut parts = template.split(['{', '}']);
+    let mut path = parts.next().unwrap_or_default().to_owned();
+    // Names and literals alternate: the templates were checked when the routes were read.
+    while let Some(name) = parts.next() {
+        let value = resource.get_field_by_name(name);
+        let text = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+        path.push_str(&target::encode(&text.unwrap_or_default()));
+        path.push_str(parts.next().unwrap_or_default());
+    }
+    path
+}
+
+/// Reads JSON and keeps the path to the mistake.
+fn tracked<'de, D>(message: &MessageDescriptor, source: D) -> Result<DynamicMessage, Refusal>
+where
+    D: serde::Deserializer<'de>,
+    D::Error: std::fmt::Display,
+{
+    let mut track = serde_path_to_error::Track::new();
+    let source = serde_path_to_error::Deserializer::new(source, &mut track);
+    DynamicMessage::deserialize_with_options(message.clone(), source, &IN).map_err(|why| {
+        let why = why.to_string();
+        let path = Some(track.path().to_string()).filter(|path| path != "." && !path.contains('?'));
+        match (unknown_field(&why), path) {
+            (Some(name), Some(path)) => Refusal::invalid(format!("{path}.{name}"), format!("{path}: {why}")),
+            (Some(name), None) => Refusal::invalid(name, &why),
+            (None, Some(path)) => Refusal::invalid(&path, format!("{path}: {why}")),
+            (None, None) => malformed(why),
+        }
+    })
+}
+
+/// The name in prost-reflect's message about an unknown field: the path then only leads to what holds it.
+fn unknown_field(why: &str) -> Option<&str> {
+    why.strip_prefix("unrecognized field name '")?.split_once('\'').map(|(name, _)| name)
+}
+
+fn malformed(why: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Code::InvalidArgument, "malformed_json", format!("the body is not the JSON this takes: {why}"))
+}

@@ -1,0 +1,8 @@
+//! The gateway from outside, over a shop of canned answers.
+#![allow(clippy::unwrap_used, reason = "tests, and what they stand on, fail by panicking")]
+mod bad_input;
+mod callers;
+mod network;
+mod refusals;
+mod resources;
+mod shop;

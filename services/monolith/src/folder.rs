@@ -1,0 +1,132 @@
+//! The data folder: one file per service, used by one process at a time, and never mistaken for an empty one.
+//!
+//! A manifest lists the files that hold data. A file that is listed and missing, empty or damaged is refused by name; only
+//! a folder without a manifest may get new files. The manifest is written after the files and before the first request, so
+//! that a process killed in between has lost nothing.
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use clock::Clock;
+use serde::{Deserialize, Serialize};
+use store::Store;
+use store::sqlite::Sqlite;
+
+use crate::shop::Stores;
+
+const MANIFEST: &str = "jangteo.json";
+const LOCK: &str = "jangteo.lock";
+const APPLICATION: &str = "jangteo";
+const VERSION: u32 = 1;
+const FILES: [&str; 6] = ["order", "inventory", "payment", "shipping", "bank", "carrier"];
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manifest {
+    application: String,
+    version: u32,
+    files: Vec<String>,
+}
+
+/// A data folder in use. Dropping it lets another process have it.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes the folder for this process; makes it if it does not exist.
+    ///
+    /// # Errors
+    /// A sentence naming the folder, if it cannot be written, is somebody else's, or is in use.
+    pub fn take(path: &Path) -> anyhow::Result<Folder> {
+        let shown = path.display();
+        fs::create_dir_all(path).with_context(|| format!("the data folder {shown} cannot be made"))?;
+        refuse_foreign(path)?;
+        let open = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
+        let lock = open.with_context(|| format!("the data folder {shown} cannot be written"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => bail!("the data folder {shown} is in use by another process; stop it, or choose another with --data"),
+            Err(TryLockError::Error(why)) => Err(why).with_context(|| format!("the data folder {shown} cannot be locked")),
+        }
+    }
+
+    /// Opens the stores; makes those that the manifest does not list.
+    ///
+    /// # Errors
+    /// A sentence naming the file that cannot be opened, and why.
+    pub fn stores(&self, clock: &Arc<dyn Clock>) -> anyhow::Result<Stores> {
+        let listed = self.manifest()?;
+        // Side by side: opening is waiting for the disk.
+        let opened: Vec<anyhow::Result<Arc<dyn Store>>> = std::thread::scope(|scope| {
+            let listed = &listed;
+            let threads: Vec<_> = FILES.map(|name| scope.spawn(move || self.store(name, listed.contains(&name.to_owned()), clock))).into();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("opening a file broke")))).collect()
+        });
+        let mut opened = opened.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+        let mut next = || opened.next().expect("one store for each file");
+        let stores =
+            Stores { order: next(), inventory: next(), payment: next(), shipping: next(), bank: next(), carrier: next() };
+        if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
+            self.write_manifest()?;
+        }
+        Ok(stores)
+    }
+
+    fn store(&self, name: &str, listed: bool, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
+        let file = self.path.join(format!("{name}.db"));
+        // A file that is there and not listed was made by a process that was killed before it served anybody.
+        let store = if listed || file.exists() { Sqlite::open(&file, clock.clone()) } else { Sqlite::create(&file, clock.clone()) };
+        Ok(Arc::new(store?))
+    }
+
+    fn manifest(&self) -> anyhow::Result<Vec<String>> {
+        let file = self.path.join(MANIFEST);
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            Err(why) => return Err(why).with_context(|| format!("{} cannot be read", file.display())),
+        };
+        let manifest: Manifest = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+        if manifest.application != APPLICATION || manifest.version != VERSION {
+            let Manifest { application, version, .. } = manifest;
+            bail!("{} is of {application} version {version}; this program reads {APPLICATION} version {VERSION}", file.display());
+        }
+        Ok(manifest.files)
+    }
+
+    fn write_manifest(&self) -> anyhow::Result<()> {
+        let files = FILES.map(str::to_owned).to_vec();
+        let text = serde_json::to_string_pretty(&Manifest { application: APPLICATION.to_owned(), version: VERSION, files })?;
+        let (file, new) = (self.path.join(MANIFEST), self.path.join(format!("{MANIFEST}.new")));
+        let written = || -> std::io::Result<()> {
+            let mut handle = File::create(&new)?;
+            handle.write_all(text.as_bytes())?;
+            handle.sync_all()?;
+            fs::rename(&new, &file)?;
+            File::open(&self.path)?.sync_all()
+        };
+        written().with_context(|| format!("{} cannot be written", file.display()))
+    }
+}
+
+/// A folder with a manifest is ours; without one it may hold what a first start that was killed left, and nothing else.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let ours = |name: &str| name == LOCK || name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")));
+    if path.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("the data folder {shown} cannot be read"))?;
+    for entry in entries {
+        let name = entry.with_context(|| format!("the data folder {shown} cannot be read"))?.file_name();
+        if !name.to_str().is_some_and(ours) {
+            bail!("{shown} is not a data folder of this shop (it holds {}); choose an empty one with --data", name.to_string_lossy());
+        }
+    }
+    Ok(())
+}

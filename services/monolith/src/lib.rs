@@ -1,0 +1,13 @@
+//! The whole shop in one process.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`shop`] | the composition root: services over their stores, the gateway in front |
+//! | [`folder`] | the data folder: one file per service, one process per folder |
+//! | [`catalogue`] | what the shop sells when it opens |
+//!
+//! `main.rs` is the program that `cargo run` lands in; tests put the same shop together over other stores.
+
+pub mod catalogue;
+pub mod folder;
+pub mod shop;

@@ -1,0 +1,92 @@
+//! The composition root: which adapter stands behind which port. Nothing else in the shop knows more than one service.
+use std::sync::Arc;
+
+use clock::Clock;
+use gateway::{Gateway, Limits};
+use host::Process;
+use host::transport::Transport;
+use order::Neighbours;
+use payment::bank::{Bank, Report};
+use payment::provider::PaymentProvider;
+use shipping::carrier::{Carrier, Simulator};
+use store::Store;
+use store::memory::Memory;
+use telemetry::metrics::Red;
+use tokio::sync::mpsc;
+
+/// A store for each service, and one for each outside party.
+#[derive(Clone)]
+pub struct Stores {
+    /// Orders and their sagas.
+    pub order: Arc<dyn Store>,
+    /// Catalogue and stock.
+    pub inventory: Arc<dyn Store>,
+    /// Payments.
+    pub payment: Arc<dyn Store>,
+    /// Shipments.
+    pub shipping: Arc<dyn Store>,
+    /// The bank's own ledger.
+    pub bank: Arc<dyn Store>,
+    /// The carrier's own book.
+    pub carrier: Arc<dyn Store>,
+}
+
+impl Stores {
+    /// Stores that forget everything with the process.
+    #[must_use]
+    pub fn in_memory(clock: &Arc<dyn Clock>) -> Stores {
+        let store = || Arc::new(Memory::new(clock.clone()));
+        Stores { order: store(), inventory: store(), payment: store(), shipping: store(), bank: store(), carrier: store() }
+    }
+}
+
+/// What stands outside the shop, and between its services.
+pub struct Surroundings {
+    /// Who moves money.
+    pub bank: Arc<dyn PaymentProvider>,
+    /// What it reports on its own.
+    pub reports: mpsc::Receiver<Report>,
+    /// Who carries parcels.
+    pub carrier: Arc<dyn Carrier>,
+    /// What stands between a service, by its name, and those who call it: nothing in the product, faults in tests.
+    pub between: Box<dyn Fn(&'static str, Transport) -> Transport + Send + Sync>,
+}
+
+impl Surroundings {
+    /// Simulated parties over their own books, and nothing between the services.
+    #[must_use]
+    pub fn simulated(process: &Process, stores: &Stores) -> Surroundings {
+        let (bank, reports) = Bank::new(process, stores.bank.clone());
+        let carrier = Arc::new(Simulator::new(process, stores.carrier.clone()));
+        Surroundings { bank: Arc::new(bank), reports, carrier, between: Box::new(|_, transport| transport) }
+    }
+}
+
+/// The shop, open.
+pub struct Shop {
+    /// The gateway; it answers HTTP requests.
+    pub gateway: Gateway,
+    /// The inventory service, for whoever stocks the shelves.
+    pub inventory: Transport,
+    /// The payment service.
+    pub payment: Transport,
+    /// The shipping service.
+    pub shipping: Transport,
+}
+
+/// Puts the shop together.
+///
+/// # Errors
+/// A sentence, if a saga's definition or a route is refused.
+pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> Result<Shop, String> {
+    let Surroundings { bank, reports, carrier, between } = surroundings;
+    let red = Red::new(&process.metrics, "grpc");
+    let inventory = between("inventory", inventory::start(process, stores.inventory.clone(), red.clone()));
+    let payment = between("payment", payment::start(process, stores.payment.clone(), bank, reports, red.clone()));
+    let shipping = between("shipping", shipping::start(process, stores.shipping.clone(), carrier, red.clone()));
+    let neighbours = Neighbours { inventory: inventory.clone(), payment: payment.clone(), shipping: shipping.clone() };
+    let order = order::start(process, stores.order.clone(), neighbours, red).map_err(|why| format!("a saga is refused: {why}"))?;
+    let upstreams = [("shop.inventory.v1.InventoryService", inventory.clone()), ("shop.order.v1.OrderService", between("order", order))];
+    let gateway = Gateway::new(process, upstreams, Limits::default())?;
+    Ok(Shop { gateway, inventory, payment, shipping })
+}
