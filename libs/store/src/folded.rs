@@ -94,6 +94,16 @@ where
     }
 }
 
+/// Where the latest event of a stream comes from: what a timer takes up again. Empty if the stream does not exist.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn origin(store: &dyn Store, stream: &StreamId) -> Result<Meta, ReadError> {
+    let version = store.version(stream).await?;
+    let latest = store.load(stream, version.saturating_sub(1), 1).await?;
+    Ok(latest.into_iter().next().map(|recorded| recorded.meta).unwrap_or_default())
+}
+
 /// Events for a stream at the version that they were decided on.
 pub fn append<E: Serialize>(stream: &StreamId, version: Version, events: &[E], ids: &Ids) -> Append {
     let events = events.iter().map(|event| encode(event, ids)).collect();

@@ -241,7 +241,7 @@ impl Orders {
             let left = until.saturating_duration_since(Instant::now());
             if !just_placed || left.is_zero() {
                 let order = self.ledger.order(&order_id).await.map_err(unavailable)?;
-                if order.state.settled() || left.is_zero() {
+                if order.state.settled() || left.is_zero() || self.process.tasks.is_stopping() {
                     return Ok((order_id, order));
                 }
             }

@@ -109,6 +109,21 @@ pub enum Stage {
     Refunded,
 }
 
+impl Stage {
+    /// Its name in log lines.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Stage::Untouched => "untouched",
+            Stage::Charging => "charging",
+            Stage::Charged { .. } => "charged",
+            Stage::Declined { .. } => "declined",
+            Stage::Refunding { .. } => "refunding",
+            Stage::Refunded => "refunded",
+        }
+    }
+}
+
 /// A payment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payment {

@@ -28,6 +28,7 @@ use host::{Process, check};
 use proto::payment::{ChargePaymentRequest, ChargePaymentResponse, RefundPaymentRequest, RefundPaymentResponse};
 use store::folded::{self, Change, Done, Folded};
 use store::{CommitId, Meta, Store, StreamId, TimerChange, timers};
+use tracing::Instrument;
 
 use crate::payment::{Charge, Command, Payment, Rejection, Stage};
 use crate::provider::{NoAnswer, PaymentProvider};
@@ -57,7 +58,8 @@ impl Payments {
         let act = move |due: timers::Due| {
             let payments = payments.clone();
             payments.process.tasks.clone().spawn(async move {
-                if let Err(why) = payments.settle(&StreamId::from(due.key.as_str())).await {
+                let outcome = payments.settle(&StreamId::from(due.key.as_str())).await;
+                if let Err(why) = outcome {
                     tracing::warn!(payment = due.key, why = why.message, "a payment is not settled; its timer tries again");
                 }
             });
@@ -112,7 +114,8 @@ impl Payments {
     pub async fn reported(&self, order_id: &str, charged: crate::payment::Charged) -> Result<(), Refusal> {
         let stream = stream(order_id);
         let payment = self.load(&stream).await?;
-        self.record(&stream, &payment, &Command::SettleCharge(charged)).await.map(|_| ())
+        let origin = folded::origin(self.store.as_ref(), &stream).await.map_err(unavailable)?;
+        self.record(&stream, &payment, &Command::SettleCharge(charged), &origin).await.map(|_| ())
     }
 
     /// Records the intent; if nobody did before, sees it settled. The state then tells the answer.
@@ -134,7 +137,7 @@ impl Payments {
         let events = decided.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_err(refused)?;
         match done {
             Done::Now(payment) if events.is_empty() => Ok(payment.state),
-            Done::Now(payment) => self.settle_from(&stream, payment.state, true).await,
+            Done::Now(payment) => self.settle_from(&stream, payment.state, &meta, true).await,
             // Whoever recorded the intent is at it; if they died, the timer is.
             Done::Before(_) => self.load(&stream).await,
         }
@@ -146,10 +149,12 @@ impl Payments {
     /// UNAVAILABLE or `in_progress` while store or bank do not answer.
     pub async fn settle(&self, stream: &StreamId) -> Result<Payment, Refusal> {
         let payment = self.load(stream).await?;
-        self.settle_from(stream, payment, false).await
+        let origin = folded::origin(self.store.as_ref(), stream).await.map_err(unavailable)?;
+        let span = tracing::info_span!("payment", trace_id = origin.traceparent.get(3..35));
+        self.settle_from(stream, payment, &origin, false).instrument(span).await
     }
 
-    async fn settle_from(&self, stream: &StreamId, mut payment: Payment, fresh: bool) -> Result<Payment, Refusal> {
+    async fn settle_from(&self, stream: &StreamId, mut payment: Payment, origin: &Meta, fresh: bool) -> Result<Payment, Refusal> {
         loop {
             let key = &payment.charge.key;
             let outcome = match &payment.stage {
@@ -162,7 +167,8 @@ impl Payments {
                 Stage::Untouched | Stage::Charged { .. } | Stage::Declined { .. } | Stage::Refunded => return Ok(payment),
             };
             // Danger: killed here, the bank has acted and nothing says so but the intent. Its timer asks by the same key.
-            payment = self.record(stream, &payment, &outcome).await?;
+            payment = self.record(stream, &payment, &outcome, origin).await?;
+            tracing::info!(stage = payment.stage.word(), "payment settled");
         }
     }
 
@@ -178,13 +184,12 @@ impl Payments {
     }
 
     /// Commits an outcome under the id of the command that it settles.
-    async fn record(&self, stream: &StreamId, payment: &Payment, outcome: &Command) -> Result<Payment, Refusal> {
+    async fn record(&self, stream: &StreamId, payment: &Payment, outcome: &Command, origin: &Meta) -> Result<Payment, Refusal> {
         let id = match (&payment.stage, outcome) {
             (Stage::Refunding { key, .. }, Command::SettleRefund) => key,
             _ => &payment.charge.key,
         };
-        let order_id = stream.0.strip_prefix(PREFIX).unwrap_or_default().to_owned();
-        let meta = Meta { correlation_id: order_id, causation_id: id.clone(), actor: "bank".to_owned(), ..Meta::default() };
+        let meta = Meta { causation_id: id.clone(), actor: "bank".to_owned(), ..origin.clone() };
         let due = self.process.clock.now().after(LEASE);
         let decide = |payment: &Folded<Payment>| {
             let events = payment.state.decide(outcome).unwrap_or_default();

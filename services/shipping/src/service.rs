@@ -17,6 +17,7 @@ use host::{Process, check};
 use proto::shipping::{CancelShipmentRequest, CancelShipmentResponse, CreateShipmentRequest, CreateShipmentResponse};
 use store::folded::{self, Change, Done, Folded};
 use store::{CommitId, Meta, Store, StreamId, TimerChange, timers};
+use tracing::Instrument;
 
 use crate::carrier::{Carrier, NoAnswer};
 use crate::shipment::{Address, Command, Parcel, Rejection, Shipment, Stage};
@@ -46,7 +47,8 @@ impl Shipments {
         let act = move |due: timers::Due| {
             let shipments = shipments.clone();
             shipments.process.tasks.clone().spawn(async move {
-                if let Err(why) = shipments.settle(&StreamId::from(due.key.as_str())).await {
+                let outcome = shipments.settle(&StreamId::from(due.key.as_str())).await;
+                if let Err(why) = outcome {
                     tracing::warn!(shipment = due.key, why = why.message, "a shipment is not settled; its timer tries again");
                 }
             });
@@ -112,7 +114,7 @@ impl Shipments {
         let events = decided.into_inner().unwrap_or_else(PoisonError::into_inner).map_err(refused)?;
         match done {
             Done::Now(shipment) if events.is_empty() => Ok(shipment.state),
-            Done::Now(shipment) => self.settle_from(&stream, shipment.state).await,
+            Done::Now(shipment) => self.settle_from(&stream, shipment.state, &meta).await,
             // Whoever recorded the intent is at it; if they died, the timer is.
             Done::Before(_) => self.load(&stream).await,
         }
@@ -124,10 +126,12 @@ impl Shipments {
     /// UNAVAILABLE or `in_progress` while store or carrier do not answer.
     pub async fn settle(&self, stream: &StreamId) -> Result<Shipment, Refusal> {
         let shipment = self.load(stream).await?;
-        self.settle_from(stream, shipment).await
+        let origin = folded::origin(self.store.as_ref(), stream).await.map_err(unavailable)?;
+        let span = tracing::info_span!("shipment", trace_id = origin.traceparent.get(3..35));
+        self.settle_from(stream, shipment, &origin).instrument(span).await
     }
 
-    async fn settle_from(&self, stream: &StreamId, mut shipment: Shipment) -> Result<Shipment, Refusal> {
+    async fn settle_from(&self, stream: &StreamId, mut shipment: Shipment, origin: &Meta) -> Result<Shipment, Refusal> {
         loop {
             let (id, outcome) = match &shipment.stage {
                 Stage::Requested => {
@@ -141,14 +145,14 @@ impl Shipments {
                 _ => return Ok(shipment),
             };
             // Danger: killed here, the carrier has acted and nothing says so but the intent. Its timer asks by the same key.
-            shipment = self.record(stream, id, &outcome).await?;
+            shipment = self.record(stream, id, &outcome, origin).await?;
+            tracing::info!(stage = shipment.stage.word(), "shipment settled");
         }
     }
 
     /// Commits an outcome under the id of the command that it settles.
-    async fn record(&self, stream: &StreamId, id: String, outcome: &Command) -> Result<Shipment, Refusal> {
-        let order_id = stream.0.strip_prefix(PREFIX).unwrap_or_default().to_owned();
-        let meta = Meta { correlation_id: order_id, causation_id: id.clone(), actor: "carrier".to_owned(), ..Meta::default() };
+    async fn record(&self, stream: &StreamId, id: String, outcome: &Command, origin: &Meta) -> Result<Shipment, Refusal> {
+        let meta = Meta { causation_id: id.clone(), actor: "carrier".to_owned(), ..origin.clone() };
         let due = self.process.clock.now().after(LEASE);
         let decide = |shipment: &Folded<Shipment>| {
             let events = shipment.state.decide(outcome).unwrap_or_default();

@@ -136,6 +136,23 @@ pub enum Stage {
     },
 }
 
+impl Stage {
+    /// Its name in log lines.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Stage::Untouched => "untouched",
+            Stage::Requested => "requested",
+            Stage::Created { .. } => "created",
+            Stage::Refused { .. } => "refused",
+            Stage::Cancelling { .. } => "cancelling",
+            Stage::Cancelled => "cancelled",
+            Stage::Dispatched { .. } => "dispatched",
+            Stage::Delivered { .. } => "delivered",
+        }
+    }
+}
+
 /// A shipment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shipment {

@@ -1,0 +1,89 @@
+//! The books of the shop, read from the stores: money, goods and parcels of every order fit its status.
+use std::collections::BTreeMap;
+
+use inventory::reservation::Reservation;
+use inventory::stock::Stock;
+use monolith::shop::Stores;
+use order::order::{Order, Status};
+use payment::bank::{Account, Entry};
+use shipping::carrier::Booking;
+use store::folded::{self, Folded};
+use store::{Store, StreamId};
+
+/// What the books say of one order.
+#[derive(Debug, Default, PartialEq)]
+pub struct Page {
+    pub debits: usize,
+    pub credits: usize,
+    pub holding: bool,
+    pub parcels: usize,
+}
+
+/// Every stream that starts with `prefix`.
+async fn streams(store: &dyn Store, prefix: &str) -> Vec<StreamId> {
+    let mut all: Vec<StreamId> = vec![];
+    loop {
+        let after = all.last().map_or(String::new(), |last| last.to_string());
+        let page = store.streams(prefix, &after, 1_000).await.unwrap();
+        let end = page.len() < 1_000;
+        all.extend(page);
+        if end {
+            return all;
+        }
+    }
+}
+
+/// Judges every order: all settled, each effect at most once, and exactly those of its status.
+///
+/// Gives the orders by id with their status.
+pub async fn balance(stores: &Stores) -> BTreeMap<String, Status> {
+    let mut pages: BTreeMap<String, Page> = BTreeMap::new();
+    for stream in streams(stores.bank.as_ref(), "charge-").await {
+        let entries = stores.bank.load(&stream, 0, 100).await.unwrap();
+        let entries: Vec<Entry> = entries.iter().map(|entry| folded::decode(entry).unwrap()).collect();
+        let account: Folded<Account> = folded::load(stores.bank.as_ref(), &stream).await.unwrap();
+        let page = pages.entry(order_of(&stream, "charge-checkout-")).or_default();
+        page.debits += entries.iter().filter(|entry| matches!(entry, Entry::Debited { .. })).count();
+        page.credits += entries.iter().filter(|entry| matches!(entry, Entry::Credited { .. })).count();
+        assert!(page.debits <= 1 && page.credits <= page.debits, "{stream}: {entries:?} {account:?}");
+    }
+    for stream in streams(stores.carrier.as_ref(), "parcel-").await {
+        let booking: Folded<Booking> = folded::load(stores.carrier.as_ref(), &stream).await.unwrap();
+        pages.entry(order_of(&stream, "parcel-checkout-")).or_default().parcels += usize::from(booking.state == Booking::Labelled);
+    }
+    let mut held: BTreeMap<String, i64> = BTreeMap::new();
+    for stream in streams(stores.inventory.as_ref(), "reservation-").await {
+        let reservation: Folded<Reservation> = folded::load(stores.inventory.as_ref(), &stream).await.unwrap();
+        let id = stream.0.strip_prefix("reservation-").unwrap().to_owned();
+        pages.entry(id).or_default().holding = matches!(reservation.state, Reservation::Holding(_));
+        for line in reservation.state.held() {
+            *held.entry(line.sku.clone()).or_default() += line.quantity;
+        }
+    }
+    for stream in streams(stores.inventory.as_ref(), "stock-").await {
+        let stock: Folded<Stock> = folded::load(stores.inventory.as_ref(), &stream).await.unwrap();
+        let sku = stream.0.strip_prefix("stock-").unwrap();
+        assert_eq!(stock.state.reserved, held.get(sku).copied().unwrap_or(0), "{stream} against the reservations");
+        assert!(stock.state.available() >= 0, "{stream}: {stock:?}");
+    }
+    let mut orders = BTreeMap::new();
+    for stream in streams(stores.order.as_ref(), "order-").await {
+        let order: Folded<Order> = folded::load(stores.order.as_ref(), &stream).await.unwrap();
+        let id = stream.0.strip_prefix("order-").unwrap().to_owned();
+        let page = pages.remove(&id).unwrap_or_default();
+        assert!(order.state.settled(), "{stream} is not settled: {order:?}");
+        let expected = match order.state.status {
+            Status::Confirmed => Page { debits: 1, credits: 0, holding: true, parcels: 1 },
+            _ => Page { debits: page.debits, credits: page.debits, holding: false, parcels: 0 },
+        };
+        assert_eq!(page, expected, "{stream} is {:?}", order.state.status);
+        orders.insert(id, order.state.status);
+    }
+    assert!(pages.is_empty(), "effects without an order: {pages:?}");
+    orders
+}
+
+fn order_of(stream: &StreamId, prefix: &str) -> String {
+    let rest = stream.0.strip_prefix(prefix).unwrap_or_else(|| panic!("{stream} belongs to no checkout"));
+    rest.split('/').next().unwrap().to_owned()
+}

@@ -1,0 +1,121 @@
+//! A shop in process on memory stores and a clock that is advanced, never slept.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clock::{Clock, Ids, Timestamp, TokioClock};
+use host::Process;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use monolith::catalogue;
+use monolith::shop::{self, Shop, Stores, Surroundings};
+use serde_json::{Value, json};
+
+pub const TEA: (&str, i64) = ("TEA-BOSEONG-100", 18_000);
+pub const RICE: (&str, i64) = ("RICE-ICHEON-4KG", 21_900);
+
+/// Stores and clock outlive the processes that run on them.
+pub struct World {
+    pub clock: Arc<dyn Clock>,
+    pub stores: Stores,
+}
+
+impl World {
+    pub fn new() -> World {
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
+        World { stores: Stores::in_memory(&clock), clock }
+    }
+
+    pub fn process(&self) -> Process {
+        Process::new(self.clock.clone(), Arc::new(Ids::random(self.clock.clone())))
+    }
+
+    /// A shop with nothing in the way.
+    pub async fn shop(&self) -> Running {
+        let process = self.process();
+        let surroundings = Surroundings::simulated(&process, &self.stores);
+        Running::open(process, &self.stores, surroundings).await
+    }
+}
+
+/// A shop that is open.
+pub struct Running {
+    pub process: Process,
+    pub shop: Arc<Shop>,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: http::HeaderMap,
+    pub body: Value,
+}
+
+impl Running {
+    pub async fn open(process: Process, stores: &Stores, surroundings: Surroundings) -> Running {
+        let shop = Arc::new(shop::open(&process, stores, surroundings).unwrap());
+        catalogue::stock(&process, &shop.inventory).await.unwrap();
+        Running { process, shop }
+    }
+
+    pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let answer = self.shop.gateway.handle(request.body(Full::new(body.into())).unwrap()).await;
+        let (head, body) = answer.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { status: head.status, headers: head.headers, body }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    pub async fn place(&self, key: &str, wait: u32, body: &Value) -> Answer {
+        let wait = format!("wait={wait}");
+        self.send(Method::POST, "/v1/orders", &[("Idempotency-Key", key), ("Prefer", &wait)], body.to_string()).await
+    }
+
+    pub async fn cancel(&self, key: &str, order_id: &str, wait: u32) -> Answer {
+        let (path, wait) = (format!("/v1/orders/{order_id}:cancel"), format!("wait={wait}"));
+        self.send(Method::POST, &path, &[("Idempotency-Key", key), ("Prefer", &wait)], "{}").await
+    }
+
+    /// The order once it is settled.
+    pub async fn settled(&self, order_id: &str) -> Value {
+        for _ in 0..600 {
+            let order = self.get(&format!("/v1/orders/{order_id}")).await.body;
+            let (status, cancellation) = (text(&order, "status"), text(&order, "cancellation"));
+            let open = status == "ORDER_STATUS_PLACED" || (status == "ORDER_STATUS_CONFIRMED" && cancellation == "CANCELLATION_REQUESTED");
+            if !open {
+                return order;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("order {order_id} was not settled within a minute");
+    }
+
+    pub async fn available(&self, sku: &str) -> i64 {
+        self.get(&format!("/v1/products/{sku}")).await.body["available"].as_i64().unwrap()
+    }
+}
+
+pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap_or_else(|| panic!("no {field} in {value}"))
+}
+
+/// An order of two teas and one rice.
+pub fn order(method: &str, country: &str) -> Value {
+    json!({
+        "lines": [
+            {"sku": TEA.0, "quantity": 2, "unit_price": TEA.1},
+            {"sku": RICE.0, "quantity": 1, "unit_price": RICE.1},
+        ],
+        "payment_method": method,
+        "shipping_address": {
+            "recipient": "Kim", "street": "Sejong-daero 110", "city": "Seoul", "postal_code": "04524", "country": country,
+        },
+    })
+}

@@ -1,0 +1,11 @@
+//! The whole shop, over HTTP, in process or as the real program.
+#![expect(missing_docs, reason = "tests document themselves by their names")]
+#![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
+
+mod bad_input;
+mod books;
+mod checkout;
+mod crash_matrix;
+mod faults;
+mod harness;
+mod saga_matrix;
