@@ -13,7 +13,7 @@ use crate::problem::Problem;
 
 /// How much of a body that is too large is read and thrown away, in bytes. A client that is still sending when its
 /// connection closes sees a reset instead of the answer that says why.
-const DISCARDED_BYTES: usize = 1 << 16;
+const DISCARDED_BYTES: usize = 1 << 20;
 
 /// Reads a whole body.
 ///

@@ -265,7 +265,7 @@ fn unknown(sku: &str) -> Refusal {
 fn refused(sku: &str, why: &product::Rejection) -> Refusal {
     match why {
         product::Rejection::Taken => Refusal::new(Code::AlreadyExists, "sku_taken", format!("there is a product {sku}")).field("sku"),
-        product::Rejection::Unknown => Refusal::new(Code::NotFound, "unknown_sku", format!("there is no product {sku}")).fact("sku", sku),
+        product::Rejection::Unknown => Refusal::new(Code::NotFound, "unknown_sku", format!("there is no product {sku}")).field("sku").fact("sku", sku),
         product::Rejection::PriceChanged { unit_price } => {
             let message = format!("the price of {sku} is {unit_price} now; order at that price if you agree");
             Refusal::precondition("price_changed", message).fact("sku", sku).fact("unit_price", unit_price)

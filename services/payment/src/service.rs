@@ -58,9 +58,8 @@ impl Payments {
         let act = move |due: timers::Due| {
             let payments = payments.clone();
             payments.process.tasks.clone().spawn(async move {
-                let outcome = payments.settle(&StreamId::from(due.key.as_str())).await;
-                if let Err(why) = outcome {
-                    tracing::warn!(payment = due.key, why = why.message, "a payment is not settled; its timer tries again");
+                if let Err(why) = payments.settle(&StreamId::from(due.key.as_str())).await {
+                    tracing::info!(payment = due.key, why = why.message, "not settled yet; the timer tries again");
                 }
             });
         };

@@ -47,9 +47,8 @@ impl Shipments {
         let act = move |due: timers::Due| {
             let shipments = shipments.clone();
             shipments.process.tasks.clone().spawn(async move {
-                let outcome = shipments.settle(&StreamId::from(due.key.as_str())).await;
-                if let Err(why) = outcome {
-                    tracing::warn!(shipment = due.key, why = why.message, "a shipment is not settled; its timer tries again");
+                if let Err(why) = shipments.settle(&StreamId::from(due.key.as_str())).await {
+                    tracing::info!(shipment = due.key, why = why.message, "not settled yet; the timer tries again");
                 }
             });
         };

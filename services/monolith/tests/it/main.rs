@@ -1,5 +1,4 @@
 //! The whole shop, over HTTP, in process or as the real program.
-#![expect(missing_docs, reason = "tests document themselves by their names")]
 #![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
 
 mod bad_input;
@@ -8,4 +7,6 @@ mod checkout;
 mod crash_matrix;
 mod faults;
 mod harness;
+mod kill;
+mod program;
 mod saga_matrix;

@@ -1,0 +1,137 @@
+//! The real program is killed at random moments, over and over, under clients that do not give up.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clock::{Clock, SystemClock};
+use http::{Method, StatusCode};
+use monolith::folder::Folder;
+use rand::Rng;
+use tokio::sync::watch;
+
+use crate::books;
+use crate::harness::{RICE, TEA, order, text};
+use crate::program::{Http, Program, client, send};
+
+const ROUNDS: usize = 30;
+const CLIENTS: usize = 16;
+const METHODS: [(&str, &str); 8] = [
+    ("pm_card_ok", "KR"),
+    ("pm_card_ok", "KR"),
+    ("pm_card_ok", "AQ"),
+    ("pm_card_declined", "KR"),
+    ("pm_card_insufficient_funds", "KR"),
+    ("pm_card_twice", "KR"),
+    ("pm_card_slow", "KR"),
+    ("pm_card_lost_reply", "KR"),
+];
+
+/// What one client did: the order that each of its keys was answered with.
+type History = BTreeMap<String, String>;
+
+/// Places orders until told to stop, each until it is answered, some of them twice, and calls some off.
+async fn shop(client_number: usize, address: watch::Receiver<String>, stop: Arc<AtomicBool>) -> History {
+    let (http, mut history) = (client(), History::new());
+    for number in 0.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let (key, draw): (_, u32) = (format!("client-{client_number}-{number}"), rand::rng().random());
+        let (method, country) = METHODS[draw as usize % METHODS.len()];
+        let body = order(method, country).to_string();
+        let order_id = insist(&http, &address, "/v1/orders", &key, &body).await;
+        if draw & 0x100 != 0 {
+            assert_eq!(insist(&http, &address, "/v1/orders", &key, &body).await, order_id, "{key} was answered with two orders");
+        }
+        if draw & 0x600 == 0 {
+            insist(&http, &address, &format!("/v1/orders/{order_id}:cancel"), &format!("{key}-cancel"), "{}").await;
+        }
+        history.insert(key, order_id);
+    }
+    history
+}
+
+/// Asks again under the same key until there is an answer; gives the order's id.
+async fn insist(http: &Http, address: &watch::Receiver<String>, path: &str, key: &str, body: &str) -> String {
+    // Some wait for the end; the others press on, so that much is under way when the process dies.
+    let wait = if key.ends_with('7') { "wait=2" } else { "wait=0" };
+    for _ in 0..3_000 {
+        let present = address.borrow().clone();
+        let headers = [("Idempotency-Key", key), ("Prefer", wait)];
+        match send(http, &present, Method::POST, path, &headers, body.to_owned()).await {
+            Some((StatusCode::CREATED | StatusCode::ACCEPTED, order)) => return text(&order, "order_id").to_owned(),
+            // A definite no to a cancellation: the order had been rejected.
+            Some((StatusCode::UNPROCESSABLE_ENTITY, problem)) if path.ends_with(":cancel") => {
+                assert_eq!(text(&problem, "reason"), "already_rejected");
+                return String::new();
+            }
+            Some((status, problem)) => assert!(status.is_server_error() && status != 500, "{key}: {status} {problem}"),
+            None => {}
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{key} was not answered within a minute");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut program = Program::start(&data).await;
+    let (address, seen) = watch::channel(program.address.clone());
+    stock_up(&program.address).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..CLIENTS).map(|number| {
+        #[expect(clippy::disallowed_methods, reason = "clients are no part of the shop")]
+        tokio::spawn(shop(number, seen.clone(), stop.clone()))
+    }).collect();
+    for _ in 0..ROUNDS {
+        let life = rand::rng().random_range(50..700);
+        tokio::time::sleep(Duration::from_millis(life)).await;
+        program.kill().await;
+        program = Program::start(&data).await;
+        address.send_replace(program.address.clone());
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut history = History::new();
+    for done in clients {
+        history.extend(done.await.unwrap());
+    }
+    settled_within(Duration::from_secs(30), &program.address, history.values()).await;
+    assert_eq!(program.stop().await, Some(0));
+
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let stores = Folder::take(&data).unwrap().stores(&clock).unwrap();
+    let orders = books::balance(&stores).await;
+    let answered: Vec<_> = history.values().collect();
+    assert!(answered.len() >= ROUNDS, "only {} orders were placed", answered.len());
+    assert!(answered.iter().all(|id| orders.contains_key(*id)), "an order that was answered is gone");
+    assert_eq!(orders.len(), history.len(), "an order for each key");
+    let confirmed = orders.values().filter(|status| **status == order::order::Status::Confirmed).count();
+    println!("{} orders over {ROUNDS} kills, {confirmed} confirmed", orders.len());
+}
+
+async fn stock_up(address: &str) {
+    for sku in [TEA.0, RICE.0] {
+        let headers = [("Idempotency-Key", sku), ("X-Operator", "lee")];
+        let path = format!("/v1/products/{sku}:receive");
+        let (status, answer) = send(&client(), address, Method::POST, &path, &headers, r#"{"quantity":1000000}"#.to_owned()).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+}
+
+async fn settled_within(patience: Duration, address: &str, ids: impl Iterator<Item = &String>) {
+    let (http, started) = (client(), tokio::time::Instant::now());
+    for id in ids {
+        loop {
+            let (_, order) = send(&http, address, Method::GET, &format!("/v1/orders/{id}"), &[], String::new()).await.unwrap();
+            let open = text(&order, "status") == "ORDER_STATUS_PLACED" || text(&order, "cancellation") == "CANCELLATION_REQUESTED";
+            if !open {
+                break;
+            }
+            assert!(started.elapsed() < patience, "after {patience:?}: {order}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The real program: started, spoken to over TCP, stopped and killed. And what it says when it cannot start.
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_monolith");
+
+/// A running program.
+pub struct Program {
+    pub child: Child,
+    pub address: String,
+    /// What it printed before it was open.
+    pub greeting: Vec<String>,
+}
+
+impl Program {
+    /// Starts it on a data folder and a free port, and waits until it is open.
+    pub async fn start(data: &Path) -> Program {
+        let mut child = Command::new(PROGRAM)
+            .args(["--port", "0", "--log", "warn", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut greeting = vec![];
+        while greeting.iter().filter(|line: &&String| line.starts_with("curl ")).count() < 3 {
+            greeting.push(lines.next_line().await.unwrap().expect("the program greets before it ends"));
+        }
+        let open = greeting.iter().find_map(|line| line.strip_prefix("Jangteo is open at http://")).unwrap();
+        let address = open.split(',').next().unwrap().to_owned();
+        Program { child, address, greeting }
+    }
+
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Asks it to stop, and gives its exit code.
+    pub async fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await.unwrap().unwrap().code()
+    }
+}
+
+pub type Http = Client<HttpConnector, Full<Bytes>>;
+
+pub fn client() -> Http {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+/// Sends one request; `None` if nobody answered.
+pub async fn send(http: &Http, address: &str, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Option<(StatusCode, Value)> {
+    let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answered = async {
+        let answer = http.request(request.body(Full::new(body.into())).unwrap()).await.ok()?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.ok()?.to_bytes();
+        Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
+    };
+    tokio::time::timeout(Duration::from_secs(40), answered).await.ok().flatten()
+}
+
+/// Runs the program where it cannot start, and gives what it says; the exit code is checked.
+async fn refusal(arguments: &[&str]) -> String {
+    let run = Command::new(PROGRAM).args(arguments).output();
+    let output = tokio::time::timeout(Duration::from_secs(20), run).await.expect("it ends by itself").unwrap();
+    assert!(!output.status.success(), "{arguments:?} was accepted");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test]
+async fn the_printed_lines_do_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(&folder.path().join("data")).await;
+    let mut ends = vec![];
+    for line in program.greeting.iter().filter(|line| line.starts_with("curl ")) {
+        let output = Command::new("bash").args(["-c", line]).output().await.unwrap();
+        let order: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{line}: {output:?}"));
+        let reason = order["rejection"]["reason"].as_str().unwrap_or_default();
+        ends.push(format!("{} {reason}", order["status"].as_str().unwrap()));
+    }
+    let expected = ["ORDER_STATUS_CONFIRMED ", "ORDER_STATUS_REJECTED card_declined", "ORDER_STATUS_REJECTED country_not_served"];
+    assert_eq!(ends, expected);
+    assert_eq!(program.stop().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_flag_or_port_or_folder_that_cannot_be_used_is_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    let (data, port) = (data.to_str().unwrap(), program.address.rsplit(':').next().unwrap());
+    let elsewhere = folder.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("holiday.jpg"), "photo").unwrap();
+    let cases = [
+        (vec!["--colour"], "unexpected argument '--colour'"),
+        (vec!["--port", "seventy"], "invalid value 'seventy'"),
+        (vec!["--port", "70000"], "invalid value '70000'"),
+        (vec!["--port", "0", "--data", data, "--log", "loud=x=y"], "the log filter \"loud=x=y\" is malformed"),
+        (vec!["--port", port, "--data", "unused"], "cannot be listened on"),
+        (vec!["--port", "0", "--data", data], "is in use by another process"),
+        (vec!["--port", "0", "--data", elsewhere.to_str().unwrap()], "is not a data folder of this shop (it holds holiday.jpg)"),
+        (vec!["--port", "0", "--data", "/proc/nowhere"], "the data folder /proc/nowhere cannot be made"),
+    ];
+    for (arguments, sentence) in cases {
+        let said = refusal(&arguments).await;
+        assert!(said.starts_with("error: ") && said.contains(sentence), "{arguments:?} said: {said}");
+    }
+    assert!(!Path::new("unused").exists(), "a port in use is found before a folder is made");
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn a_damaged_data_folder_is_refused_by_name_and_never_started_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    Program::start(&data).await.stop().await;
+    let damage = |name: &str, bytes: Option<Vec<u8>>| {
+        let copy = folder.path().join(format!("copy-{name}-{}", bytes.as_ref().map_or(0, Vec::len)));
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(&data).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        match bytes {
+            Some(bytes) => fs::File::create(copy.join(name)).unwrap().write_all(&bytes).unwrap(),
+            None => fs::remove_file(copy.join(name)).unwrap(),
+        }
+        copy
+    };
+    let order = fs::read(data.join("order.db")).unwrap();
+    let torn = order[..order.len() / 2].to_vec();
+    let noise = vec![0x5a; order.len()];
+    let cases = [
+        ("order.db", Some(vec![])),
+        ("order.db", Some(torn)),
+        ("inventory.db", Some(noise)),
+        ("bank.db", None),
+        ("jangteo.json", Some(b"{}".to_vec())),
+    ];
+    for (name, bytes) in cases {
+        let copy = damage(name, bytes);
+        let said = refusal(&["--port", "0", "--data", copy.to_str().unwrap()]).await;
+        assert!(said.contains(name) && said.lines().count() == 1, "{name}: {said}");
+    }
+}
