@@ -113,6 +113,9 @@ impl Payments {
     pub async fn reported(&self, order_id: &str, charged: crate::payment::Charged) -> Result<(), Refusal> {
         let stream = stream(order_id);
         let payment = self.load(&stream).await?;
+        if payment.stage == Stage::Untouched {
+            return Err(refused(Rejection::NothingAsked));
+        }
         let origin = folded::origin(self.store.as_ref(), &stream).await.map_err(unavailable)?;
         self.record(&stream, &payment, &Command::SettleCharge(charged), &origin).await.map(|_| ())
     }
