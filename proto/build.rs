@@ -9,6 +9,7 @@ const FILES: [&str; 5] = [
     "shop/events/v1/events.proto",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "cargo tells a build script where to write by the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     for folder in ["shop", "google"] {
         println!("cargo:rerun-if-changed={folder}");

@@ -12,6 +12,7 @@ pub struct Given<D: Decider>(D);
 impl<D: Decider> Given<D> {
     /// Asks for `command`.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "a test reads better without a borrow")]
     pub fn when(self, command: D::Command) -> When<D> {
         let outcome = self.0.decide(&command);
         When { state: self.0, outcome }

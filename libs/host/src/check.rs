@@ -26,7 +26,7 @@ pub fn text(field: &str, value: &str, length: RangeInclusive<usize>) -> Result<(
 ///
 /// # Errors
 /// Names the field and the limit.
-pub fn number<T: PartialOrd + Display>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), Refusal> {
+pub fn number<T: PartialOrd + Display + Copy>(field: &str, value: T, range: RangeInclusive<T>) -> Result<(), Refusal> {
     if range.contains(&value) {
         return Ok(());
     }

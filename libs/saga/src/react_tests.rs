@@ -209,7 +209,7 @@ fn a_saga_past_its_deadline_turns_back_before_the_pivot() {
 fn work_in_progress_counts_as_no_attempt_but_the_deadline_holds() {
     let mut told = Told::started();
     for _ in 0..10 {
-        assert!(told.reply("one/do", if told.sent.len() % 2 == 0 { Outcome::InProgress } else { Outcome::NotSent("open".into()) }));
+        assert!(told.reply("one/do", if told.sent.len().is_multiple_of(2) { Outcome::InProgress } else { Outcome::NotSent("open".into()) }));
         told.wait();
     }
     assert_eq!(told.saga.turned_back(), None);

@@ -8,8 +8,11 @@ use tokio::sync::Notify;
 /// and then.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settling {
-    waiting: Arc<Mutex<BTreeMap<String, (usize, Arc<Notify>)>>>,
+    waiting: Arc<Mutex<Places>>,
 }
+
+/// By order: how many wait, and what wakes them.
+type Places = BTreeMap<String, (usize, Arc<Notify>)>;
 
 /// A place to wait for one order.
 pub(crate) struct Waiting {
@@ -36,7 +39,7 @@ impl Settling {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (usize, Arc<Notify>)>> {
+    fn lock(&self) -> MutexGuard<'_, Places> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,7 +5,7 @@ use inventory::reservation::Reservation;
 use inventory::stock::Stock;
 use monolith::shop::Stores;
 use order::order::{Order, Status};
-use payment::bank::{Account, Entry};
+use payment::bank::Entry;
 use shipping::carrier::Booking;
 use store::folded::{self, Folded};
 use store::{Store, StreamId};
@@ -38,34 +38,9 @@ async fn streams(store: &dyn Store, prefix: &str) -> Vec<StreamId> {
 /// Gives the orders by id with their status.
 pub async fn balance(stores: &Stores) -> BTreeMap<String, Status> {
     let mut pages: BTreeMap<String, Page> = BTreeMap::new();
-    for stream in streams(stores.bank.as_ref(), "charge-").await {
-        let entries = stores.bank.load(&stream, 0, 100).await.unwrap();
-        let entries: Vec<Entry> = entries.iter().map(|entry| folded::decode(entry).unwrap()).collect();
-        let account: Folded<Account> = folded::load(stores.bank.as_ref(), &stream).await.unwrap();
-        let page = pages.entry(order_of(&stream, "charge-checkout-")).or_default();
-        page.debits += entries.iter().filter(|entry| matches!(entry, Entry::Debited { .. })).count();
-        page.credits += entries.iter().filter(|entry| matches!(entry, Entry::Credited { .. })).count();
-        assert!(page.debits <= 1 && page.credits <= page.debits, "{stream}: {entries:?} {account:?}");
-    }
-    for stream in streams(stores.carrier.as_ref(), "parcel-").await {
-        let booking: Folded<Booking> = folded::load(stores.carrier.as_ref(), &stream).await.unwrap();
-        pages.entry(order_of(&stream, "parcel-checkout-")).or_default().parcels += usize::from(booking.state == Booking::Labelled);
-    }
-    let mut held: BTreeMap<String, i64> = BTreeMap::new();
-    for stream in streams(stores.inventory.as_ref(), "reservation-").await {
-        let reservation: Folded<Reservation> = folded::load(stores.inventory.as_ref(), &stream).await.unwrap();
-        let id = stream.0.strip_prefix("reservation-").unwrap().to_owned();
-        pages.entry(id).or_default().holding = matches!(reservation.state, Reservation::Holding(_));
-        for line in reservation.state.held() {
-            *held.entry(line.sku.clone()).or_default() += line.quantity;
-        }
-    }
-    for stream in streams(stores.inventory.as_ref(), "stock-").await {
-        let stock: Folded<Stock> = folded::load(stores.inventory.as_ref(), &stream).await.unwrap();
-        let sku = stream.0.strip_prefix("stock-").unwrap();
-        assert_eq!(stock.state.reserved, held.get(sku).copied().unwrap_or(0), "{stream} against the reservations");
-        assert!(stock.state.available() >= 0, "{stream}: {stock:?}");
-    }
+    money(stores.bank.as_ref(), &mut pages).await;
+    parcels(stores.carrier.as_ref(), &mut pages).await;
+    goods(stores.inventory.as_ref(), &mut pages).await;
     let mut orders = BTreeMap::new();
     for stream in streams(stores.order.as_ref(), "order-").await {
         let order: Folded<Order> = folded::load(stores.order.as_ref(), &stream).await.unwrap();
@@ -81,6 +56,45 @@ pub async fn balance(stores: &Stores) -> BTreeMap<String, Status> {
     }
     assert!(pages.is_empty(), "effects without an order: {pages:?}");
     orders
+}
+
+/// The bank's own ledger: at most one debit a charge, given back at most once.
+async fn money(bank: &dyn Store, pages: &mut BTreeMap<String, Page>) {
+    for stream in streams(bank, "charge-").await {
+        let entries = bank.load(&stream, 0, 100).await.unwrap();
+        let entries: Vec<Entry> = entries.iter().map(|entry| folded::decode(entry).unwrap()).collect();
+        let page = pages.entry(order_of(&stream, "charge-checkout-")).or_default();
+        page.debits += entries.iter().filter(|entry| matches!(entry, Entry::Debited { .. })).count();
+        page.credits += entries.iter().filter(|entry| matches!(entry, Entry::Credited { .. })).count();
+        assert!(page.debits <= 1 && page.credits <= page.debits, "{stream}: {entries:?}");
+    }
+}
+
+/// The carrier's own book.
+async fn parcels(carrier: &dyn Store, pages: &mut BTreeMap<String, Page>) {
+    for stream in streams(carrier, "parcel-").await {
+        let booking: Folded<Booking> = folded::load(carrier, &stream).await.unwrap();
+        pages.entry(order_of(&stream, "parcel-checkout-")).or_default().parcels += usize::from(booking.state == Booking::Labelled);
+    }
+}
+
+/// What orders hold, and that the totals of stock are the sum of it.
+async fn goods(inventory: &dyn Store, pages: &mut BTreeMap<String, Page>) {
+    let mut held: BTreeMap<String, i64> = BTreeMap::new();
+    for stream in streams(inventory, "reservation-").await {
+        let reservation: Folded<Reservation> = folded::load(inventory, &stream).await.unwrap();
+        let id = stream.0.strip_prefix("reservation-").unwrap().to_owned();
+        pages.entry(id).or_default().holding = matches!(reservation.state, Reservation::Holding(_));
+        for line in reservation.state.held() {
+            *held.entry(line.sku.clone()).or_default() += line.quantity;
+        }
+    }
+    for stream in streams(inventory, "stock-").await {
+        let stock: Folded<Stock> = folded::load(inventory, &stream).await.unwrap();
+        let sku = stream.0.strip_prefix("stock-").unwrap();
+        assert_eq!(stock.state.reserved, held.get(sku).copied().unwrap_or(0), "{stream} against the reservations");
+        assert!(stock.state.available() >= 0, "{stream}: {stock:?}");
+    }
 }
 
 fn order_of(stream: &StreamId, prefix: &str) -> String {

@@ -40,7 +40,6 @@ impl World {
 
 /// A shop that is open.
 pub struct Running {
-    pub process: Process,
     pub shop: Arc<Shop>,
 }
 
@@ -54,7 +53,7 @@ impl Running {
     pub async fn open(process: Process, stores: &Stores, surroundings: Surroundings) -> Running {
         let shop = Arc::new(shop::open(&process, stores, surroundings).unwrap());
         catalogue::stock(&process, &shop.inventory).await.unwrap();
-        Running { process, shop }
+        Running { shop }
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {

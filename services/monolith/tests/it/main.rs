@@ -1,4 +1,6 @@
 //! The whole shop, over HTTP, in process or as the real program.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "what a long test did is part of its result")]
 #![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
 
 mod bad_input;
