@@ -10,7 +10,7 @@
 //! | [`health`] | alive, and ready or why not |
 //! | [`http_server`] | HTTP on a port, within limits |
 //! | [`check`] | checks of what comes from outside |
-//! | [`use_case`] | a command on one stream, carried out once |
+//! | [`use_case`] | what a use case needs between its caller and its store |
 
 pub mod call;
 pub mod check;

@@ -14,6 +14,7 @@
 //! | [`definition`] | the steps, read from YAML and checked when loaded |
 //! | [`react`] | PURE: what a saga does next, given what happened |
 //! | [`runner`] | commits what was decided, sends commands, listens to timers |
+//! | [`participant`] | the other side, where an outside party is involved: intent, call, outcome |
 //!
 //! The saga is a stream of its owner's store. The undo is registered before the action: the event that requests a step is
 //! committed before its command is sent, and whatever was requested is undone when the saga turns back, whether or not it
@@ -25,6 +26,7 @@
 //! another.
 
 pub mod definition;
+pub mod participant;
 pub mod react;
 pub mod runner;
 

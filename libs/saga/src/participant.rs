@@ -1,0 +1,201 @@
+//! A participant that needs an outside party: a bank, a carrier.
+//!
+//! # Problem
+//! Between a service's database and a bank there is no transaction. If the bank is asked first, a crash forgets the charge;
+//! if the answer is recorded first, it is a lie.
+//!
+//! # Pattern
+//! Intent and outcome, with an idempotency key that the outside party knows: record what will be asked, ask, record what
+//! was answered.
+//!
+//! # Here
+//! [`Participant::intend`] commits the intent with a timer; whoever committed it asks at once, under the command's id as
+//! key, and [`Participant::record`]s the outcome under that id; until then the answer to the saga is "in progress". If
+//! they die, or hear nothing, the timer has the stream settled by whoever claims it: asked again, by the same key. The
+//! stream itself is what remembers the answer.
+//!
+//! # Limits
+//! The outside party must keep keys for as long as intents may be open.
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use decider::Decider;
+use host::Process;
+use host::call::Caller;
+use host::error::Refusal;
+use host::use_case::{origin, unavailable};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use store::folded::{self, Change, Done, Folded};
+use store::timers::{self, Due};
+use store::{CommitId, Meta, Store, StreamId, TimerChange};
+use tracing::Instrument;
+
+/// An aggregate that asks an outside party for things.
+pub trait Asking: Decider {
+    /// Whether the outside party was asked and its answer is not recorded.
+    fn open(&self) -> bool;
+}
+
+/// What one kind of participant has in common with the others. Clones share it.
+pub struct Participant<D> {
+    process: Process,
+    store: Arc<dyn Store>,
+    kind: &'static str,
+    lease: Duration,
+    patience: Duration,
+    aggregate: PhantomData<fn() -> D>,
+}
+
+impl<D> Clone for Participant<D> {
+    fn clone(&self) -> Participant<D> {
+        let Participant { process, store, kind, lease, patience, aggregate } = self;
+        Participant { process: process.clone(), store: store.clone(), kind, lease: *lease, patience: *patience, aggregate: *aggregate }
+    }
+}
+
+/// An intent as it stands after it was committed, or found.
+pub struct Intent<D> {
+    /// The present state.
+    pub state: D,
+    /// Where to record the outcome; present if this call recorded the intent and now has to ask.
+    pub to_settle: Option<(StreamId, Meta)>,
+}
+
+impl<D> Participant<D>
+where
+    D: Asking,
+    D::Command: Sync,
+    D::Event: Serialize + DeserializeOwned,
+    D::Rejection: Into<Refusal> + Clone + Send,
+{
+    /// Participants whose streams are named `<kind>-<order id>`. An answer is waited for as long as `patience`; an open
+    /// intent is looked at again after `lease`, which is longer than its maker may be asking.
+    pub fn new(process: &Process, store: Arc<dyn Store>, kind: &'static str, patience: Duration, lease: Duration) -> Participant<D> {
+        Participant { process: process.clone(), store, kind, lease, patience, aggregate: PhantomData }
+    }
+
+    /// The stream of an order.
+    #[must_use]
+    pub fn stream(&self, order_id: &str) -> StreamId {
+        StreamId::from(format!("{}-{order_id}", self.kind))
+    }
+
+    /// The order of a stream.
+    #[must_use]
+    pub fn order_id<'a>(&self, stream: &'a StreamId) -> &'a str {
+        stream.0.get(self.kind.len() + 1..).unwrap_or_default()
+    }
+
+    /// The present state of a stream.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it cannot be read.
+    pub async fn load(&self, stream: &StreamId) -> Result<D, Refusal> {
+        folded::load::<D>(self.store.as_ref(), stream).await.map(|folded| folded.state).map_err(unavailable)
+    }
+
+    /// Where the latest event of a stream comes from.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it cannot be read.
+    pub async fn origin(&self, stream: &StreamId) -> Result<Meta, Refusal> {
+        folded::origin(self.store.as_ref(), stream).await.map_err(unavailable)
+    }
+
+    /// Records what the command asks for.
+    ///
+    /// # Errors
+    /// The rules' rejection; UNAVAILABLE if it is unknown whether it was recorded.
+    pub async fn intend(&self, caller: &Caller, order_id: &str, command: &D::Command) -> Result<Intent<D>, Refusal> {
+        let (id, meta) = origin(caller, order_id)?;
+        let (stream, decided) = (self.stream(order_id), Mutex::new(Ok(0)));
+        let decide = |folded: &Folded<D>| {
+            let outcome = folded.state.decide(command);
+            *decided.lock().unwrap_or_else(PoisonError::into_inner) = outcome.as_ref().map(Vec::len).map_err(Clone::clone);
+            self.change(&stream, folded, outcome.unwrap_or_default())
+        };
+        let (store, ids, intent) = (self.store.as_ref(), &self.process.ids, CommitId::from(format!("{id}/intent")));
+        let done = folded::change(store, ids, &stream, &intent, &meta, decide).await.map_err(unavailable)?;
+        let events = decided.into_inner().unwrap_or_else(PoisonError::into_inner).map_err(Into::into)?;
+        match done {
+            Done::Now(folded) if events == 0 => Ok(Intent { state: folded.state, to_settle: None }),
+            Done::Now(folded) => Ok(Intent { state: folded.state, to_settle: Some((stream, meta)) }),
+            // Whoever recorded it is at it; if they died, the timer is.
+            Done::Before(_) => Ok(Intent { state: self.load(&stream).await?, to_settle: None }),
+        }
+    }
+
+    /// Commits an outcome under the id of the command that it settles, and gives the state after it.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if it is unknown whether it was recorded.
+    pub async fn record(&self, stream: &StreamId, id: &str, outcome: &D::Command, origin: &Meta) -> Result<D, Refusal> {
+        let meta = Meta { causation_id: id.to_owned(), actor: format!("{}-provider", self.kind), ..origin.clone() };
+        let decide = |folded: &Folded<D>| self.change(stream, folded, folded.state.decide(outcome).unwrap_or_default());
+        let (store, ids) = (self.store.as_ref(), &self.process.ids);
+        match folded::change::<D>(store, ids, stream, &CommitId::from(id), &meta, decide).await.map_err(unavailable)? {
+            Done::Now(folded) => Ok(folded.state),
+            Done::Before(_) => self.load(stream).await,
+        }
+    }
+
+    /// Events with the timer that belongs to the state after them; nothing, if there are none.
+    fn change(&self, stream: &StreamId, folded: &Folded<D>, events: Vec<D::Event>) -> Change<D::Event> {
+        if events.is_empty() {
+            return Change { events, reply: vec![], timers: vec![] };
+        }
+        let key = stream.0.to_string();
+        let timer = if folded.state.clone().fold(&events).open() {
+            TimerChange::Set { key, due: self.process.clock.now().after(self.lease) }
+        } else {
+            TimerChange::Clear { key }
+        };
+        Change { events, reply: vec![], timers: vec![timer] }
+    }
+
+    /// Waits for the outside party as long as anybody should.
+    ///
+    /// # Errors
+    /// `in_progress` if it takes longer, UNAVAILABLE if it cannot be reached.
+    pub async fn patiently<T, E: std::fmt::Display>(&self, answer: impl Future<Output = Result<T, E>>) -> Result<T, Refusal> {
+        match tokio::time::timeout(self.patience, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) => Err(Refusal::unavailable(why)),
+            Err(_) => Err(in_progress()),
+        }
+    }
+
+    /// Has open streams settled when their timers are due, until the process stops.
+    pub fn listen<F>(&self, settle: impl Fn(StreamId, D, Meta) -> F + Clone + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<D, Refusal>> + Send,
+    {
+        let participant = self.clone();
+        let act = move |due: Due| {
+            let (participant, settle) = (participant.clone(), settle.clone());
+            participant.process.tasks.clone().spawn(async move {
+                let stream = StreamId::from(due.key.as_str());
+                let settled = async {
+                    let (state, origin) = (participant.load(&stream).await?, participant.origin(&stream).await?);
+                    let span = tracing::info_span!("timer", trace_id = origin.traceparent.get(3..35));
+                    settle(stream.clone(), state, origin).instrument(span).await
+                };
+                match settled.await {
+                    Ok(_) => {}
+                    Err(why) => tracing::info!(%stream, why = why.message, "not settled yet; the timer tries again"),
+                }
+                drop(due);
+            });
+        };
+        self.process.tasks.spawn_until_stop(timers::run(self.store.clone(), self.lease, act));
+    }
+}
+
+/// What a saga is told while the outside party has not answered.
+#[must_use]
+pub fn in_progress() -> Refusal {
+    Refusal::in_progress("there is no outcome yet; ask again under the same command id")
+}
