@@ -1,1 +1,78 @@
-fn main() {}
+//! `load-tests`: measures the shop and prints what it found as Markdown, with the bars that it should meet.
+//!
+//! It ends with an error if any answer was not as expected; a missed bar is printed, and no error.
+use clap::{Parser, Subcommand};
+use load_tests::{checkout, flat, saga};
+use tokio::runtime::Builder;
+
+/// Measures the shop. It starts its own server: `monolith` beside this program.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand, Debug)]
+enum Bench {
+    /// The saga engine alone, in this process; standard error has to lead to a file
+    Saga(saga::Options),
+    /// A whole checkout over HTTP, the edge alone, and the start of an empty shop
+    Checkout(checkout::Options),
+    /// Whether a shop with a past is as fast, as small and as quick to start as a new one
+    Flat(flat::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().bench {
+        // The engine runs as it does in a server: on as many threads as there are cores.
+        Bench::Saga(options) => Builder::new_multi_thread().enable_all().build()?.block_on(saga::run(options)),
+        // One thread costs the server least.
+        Bench::Checkout(options) => {
+            Builder::new_current_thread().enable_all().build()?.block_on(checkout::run(options))
+        }
+        Bench::Flat(options) => Builder::new_current_thread().enable_all().build()?.block_on(flat::run(options)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(line: &str) -> bool {
+        Cli::try_parse_from(line.split(' ')).is_err()
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "load-tests",
+            "load-tests everything",
+            "load-tests saga --sagas 0",
+            "load-tests saga --in-flight 0",
+            "load-tests saga --url http://127.0.0.1:1",
+            "load-tests checkout --orders many",
+            "load-tests checkout --in-flight 100000",
+            "load-tests checkout --rate 0",
+            "load-tests checkout --phase lunch",
+            "load-tests checkout --url https://127.0.0.1:8080",
+            "load-tests flat --turns 0",
+            "load-tests flat --orders -1",
+        ] {
+            assert!(refused(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_the_manual_says_is_taken() {
+        for line in [
+            "load-tests saga",
+            "load-tests saga --sagas 40000 --in-flight 64",
+            "load-tests checkout --orders 20000 --phase throughput --phase edge --seed 7",
+            "load-tests checkout --url http://127.0.0.1:8080",
+            "load-tests flat --orders 200000",
+        ] {
+            assert!(!refused(line), "{line}");
+        }
+    }
+}

@@ -1,1 +1,43 @@
-fn main() {}
+//! `cargo xtask`: the chores of the repository, each one command.
+#![expect(clippy::print_stdout, reason = "it is a program for a terminal")]
+#![expect(clippy::print_stderr, reason = "it is a program for a terminal")]
+
+mod bench;
+mod steps;
+
+use std::process::ExitCode;
+
+use steps::Cargo;
+
+const MANUAL: &str = "\
+cargo xtask test
+    Everything that has to hold before a change goes in: format, lints, build, tests. Stops at the first failure.
+
+cargo xtask bench saga|checkout|flat [arguments]
+    Builds in release form what the measurement needs, and runs it. `cargo xtask bench checkout --help` lists the
+    arguments of one.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{MANUAL}");
+            return ExitCode::SUCCESS;
+        }
+        ["test"] => steps::test(&Cargo::of_this_run()),
+        ["bench", kind, rest @ ..] if bench::KINDS.contains(kind) => bench::run(&Cargo::of_this_run(), kind, rest),
+        other => {
+            eprint!("`cargo xtask {}` is not among these:\n\n{MANUAL}", other.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("{}", failed.sentence);
+            ExitCode::from(failed.code)
+        }
+    }
+}

@@ -254,7 +254,6 @@ pub struct Saga {
     turned_back: Option<Why>,
     progress: Vec<Progress>,
     awaited: Awaited,
-    replies: Vec<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -264,7 +263,6 @@ struct Begun {
     data: Arc<Value>,
     correlation_id: String,
     traceparent: String,
-    started: Timestamp,
     deadline: Timestamp,
 }
 
@@ -462,12 +460,6 @@ impl Saga {
         self.begun.as_ref().map(|begun| begun.data.clone()).unwrap_or_default()
     }
 
-    /// What the step replied when it was accepted; null if it was not.
-    #[must_use]
-    pub fn reply(&self, step: usize) -> &Value {
-        self.replies.get(step).unwrap_or(&Value::Null)
-    }
-
     /// Its id; empty if it has not begun.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -484,12 +476,6 @@ impl Saga {
     #[must_use]
     pub fn context(&self) -> (&str, &str) {
         self.begun.as_ref().map_or(("", ""), |begun| (&begun.correlation_id, &begun.traceparent))
-    }
-
-    /// When it began.
-    #[must_use]
-    pub fn started(&self) -> Option<Timestamp> {
-        self.begun.as_ref().map(|begun| begun.started)
     }
 
     /// Whether somebody should look: an undo, or a step after the pivot, keeps going unanswered.
@@ -511,16 +497,14 @@ impl Decider for Saga {
 
     fn evolve(mut self, event: &Event) -> Saga {
         match event {
-            Event::SagaStarted { saga, definition, data, correlation_id, traceparent, started, deadline } => {
+            Event::SagaStarted { saga, definition, data, correlation_id, traceparent, deadline, .. } => {
                 self.progress = vec![Progress::Untouched; definition.steps.len()];
-                self.replies = vec![Value::Null; definition.steps.len()];
                 self.begun = Some(Arc::new(Begun {
                     saga: saga.clone(),
                     definition: definition.clone(),
                     data: data.clone(),
                     correlation_id: correlation_id.clone(),
                     traceparent: traceparent.clone(),
-                    started: *started,
                     deadline: *deadline,
                 }));
             }
@@ -533,10 +517,7 @@ impl Decider for Saga {
                 }
             }
             Event::StepAccepted { step, undo: true, .. } => self.progress[*step] = Progress::Undone,
-            Event::StepAccepted { step, undo: false, reply } => {
-                self.progress[*step] = Progress::Accepted;
-                self.replies[*step] = reply.clone();
-            }
+            Event::StepAccepted { step, undo: false, .. } => self.progress[*step] = Progress::Accepted,
             Event::StepRefused { step, .. } => self.progress[*step] = Progress::Refused,
             Event::StepUnanswered { counted, again, .. } => {
                 let attempts = self.awaited.attempts - u32::from(!counted);

@@ -170,3 +170,50 @@ async fn a_rejected_order_cannot_be_called_off_and_says_so_again() {
         assert_eq!((refused.status, text(&refused.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "already_rejected"));
     }
 }
+
+/// Through HTTP, gRPC, commits and timers: whatever a checkout records anywhere carries the trace of the request.
+#[tokio::test(start_paused = true)]
+async fn one_checkout_is_one_trace() {
+    for method in ["pm_card_ok", "pm_card_slow", "pm_card_lost_reply"] {
+        let world = World::new();
+        let shop = world.shop().await;
+        let trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let traceparent = format!("00-{trace_id}-00f067aa0ba902b7-01");
+        let headers = [("Idempotency-Key", "k1"), ("traceparent", traceparent.as_str())];
+        let placed = shop.send(Method::POST, "/v1/orders", &headers, order(method, "KR").to_string()).await;
+        assert_eq!(&placed.headers["traceparent"].to_str().unwrap()[3..35], trace_id);
+        let order_id = text(&placed.body, "order_id");
+        shop.settled(order_id).await;
+        let stores = &world.stores;
+        let recorded = [
+            (&stores.order, format!("order-{order_id}"), 2),
+            (&stores.order, format!("checkout-{order_id}"), 10),
+            (&stores.inventory, format!("reservation-{order_id}"), 1),
+            (&stores.payment, format!("payment-{order_id}"), 2),
+            (&stores.shipping, format!("shipment-{order_id}"), 2),
+        ];
+        for (store, stream, at_least) in recorded {
+            let events = store.load(&stream.as_str().into(), 0, 100).await.unwrap();
+            assert!(events.len() >= at_least, "{stream}: {} events", events.len());
+            for event in events {
+                assert_eq!(event.meta.traceparent.get(3..35), Some(trace_id), "{method} {stream} {}", event.event.kind);
+                assert_eq!(event.meta.correlation_id, order_id, "{method} {stream} {}", event.event.kind);
+            }
+        }
+    }
+}
+
+/// Sixty-four orders at once for one product: chained, they are all decided once.
+#[tokio::test]
+async fn everybody_wants_the_same_tea_and_nobody_has_to_try_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::on_disk(folder.path());
+    let shop = world.shop().await;
+    let (body, keys) = (order("pm_card_ok", "KR"), (0..64).map(|n| format!("k{n}")).collect::<Vec<_>>());
+    let placed = futures::future::join_all(keys.iter().map(|key| shop.place(key, 20, &body))).await;
+    assert!(placed.iter().all(|answer| text(&answer.body, "status") == "ORDER_STATUS_CONFIRMED"));
+    let metrics = shop.get("/metrics").await.body;
+    let conflicts = metrics.as_str().unwrap().lines().find(|line| line.starts_with("inventory_conflicts_total ")).unwrap();
+    assert_eq!(conflicts, "inventory_conflicts_total 0");
+    books::balance(&world.stores).await;
+}

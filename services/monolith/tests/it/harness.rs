@@ -1,13 +1,15 @@
 //! A shop in process on memory stores and a clock that is advanced, never slept.
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clock::{Clock, Ids, Timestamp, TokioClock};
+use clock::{Clock, Ids, SystemClock, Timestamp, TokioClock};
 use host::Process;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use monolith::catalogue;
+use monolith::folder::Folder;
 use monolith::shop::{self, Shop, Stores, Surroundings};
 use serde_json::{Value, json};
 
@@ -24,6 +26,12 @@ impl World {
     pub fn new() -> World {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
         World { stores: Stores::in_memory(&clock), clock }
+    }
+
+    /// On files and the machine's clock, where commits take their time.
+    pub fn on_disk(data: &Path) -> World {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        World { stores: Folder::take(data).unwrap().stores(&clock).unwrap(), clock }
     }
 
     pub fn process(&self) -> Process {

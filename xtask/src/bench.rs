@@ -1,0 +1,76 @@
+//! Builds what a measurement needs in release form, and runs it.
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use crate::steps::{Cargo, Failed, judge};
+
+/// What can be measured.
+pub(crate) const KINDS: [&str; 3] = ["saga", "checkout", "flat"];
+const LAST_LINES: usize = 10;
+
+/// Measures one of [`KINDS`], with arguments that go on as they are.
+pub(crate) fn run(cargo: &Cargo, kind: &str, arguments: &[&str]) -> Result<(), Failed> {
+    // The saga engine runs inside the measuring program; everything else is asked of a server.
+    let server: &[&str] = if kind == "saga" { &[] } else { &["--package", "monolith"] };
+    cargo.step(&[&["build", "--release", "--package", "load-tests"], server].concat())?;
+
+    let target = target(cargo)?;
+    let program = target.join("release").join("load-tests");
+    let mut command = std::process::Command::new(&program);
+    command.arg(kind).args(arguments);
+    let name = format!("{} {kind}", program.display());
+    if kind != "saga" {
+        return judge(&name, command.status());
+    }
+    // Its standard error is the engine's log, which is measured with it.
+    let log = target.join("bench-saga.log");
+    let file = File::create(&log).map_err(|why| Failed { sentence: format!("{}: {why}", log.display()), code: 1 })?;
+    println!("its log lines go to {}\n", log.display());
+    judge(&name, command.stderr(file).status()).map_err(|failed| with_last_lines(&failed, &log))
+}
+
+fn with_last_lines(failed: &Failed, log: &Path) -> Failed {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+    Failed { sentence: format!("{}; the last lines of its log:\n{last}", failed.sentence), code: failed.code }
+}
+
+/// Where cargo puts what it builds.
+fn target(cargo: &Cargo) -> Result<PathBuf, Failed> {
+    let metadata = cargo.command(&["metadata", "--format-version", "1", "--no-deps"]).output();
+    let text = metadata.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let sentence = || "cargo metadata does not tell where the target folder is".to_owned();
+    target_directory(&text).map(PathBuf::from).ok_or_else(|| Failed { sentence: sentence(), code: 1 })
+}
+
+/// The target folder in the JSON of `cargo metadata`. A path with a quote or a backslash in it is not found.
+fn target_directory(metadata: &str) -> Option<&str> {
+    let (_, rest) = metadata.split_once(r#""target_directory":""#)?;
+    let (path, _) = rest.split_once('"')?;
+    (!path.contains('\\')).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_folder_is_found() {
+        let text = r#"{"packages":[],"target_directory":"/a/b c","version":1}"#;
+        assert_eq!(target_directory(text), Some("/a/b c"));
+        for other in ["", r#"{"version":1}"#, r#"{"target_directory":"/a\\b"}"#] {
+            assert_eq!(target_directory(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_failure_shows_what_was_said_last() {
+        let file = std::env::temp_dir().join(format!("xtask-{}", std::process::id()));
+        fs::write(&file, (1..=50).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        let failed = with_last_lines(&Failed { sentence: "it failed".to_owned(), code: 3 }, &file);
+        fs::remove_file(&file).unwrap();
+        assert_eq!(failed.code, 3);
+        assert!(failed.sentence.contains("line 50") && !failed.sentence.contains("line 40\n"), "{}", failed.sentence);
+    }
+}

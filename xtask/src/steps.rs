@@ -1,0 +1,107 @@
+//! Commands one after another, each announced and timed, up to the first that fails.
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+/// Why a chore ended early.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// What is told.
+    pub(crate) sentence: String,
+    /// How the process ends.
+    pub(crate) code: u8,
+}
+
+/// The cargo that runs this program, and the workspace it is for.
+pub(crate) struct Cargo {
+    program: OsString,
+    root: PathBuf,
+}
+
+impl Cargo {
+    /// The one that started this program, or the first in the path.
+    #[expect(clippy::disallowed_methods, reason = "cargo says in CARGO where it is")]
+    pub(crate) fn of_this_run() -> Cargo {
+        let program = std::env::var("CARGO").map_or_else(|_| OsString::from("cargo"), OsString::from);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        Cargo { program, root: root.canonicalize().unwrap_or(root) }
+    }
+
+    /// A command that is to run at the root of the workspace.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.current_dir(&self.root).args(arguments);
+        command
+    }
+
+    /// Announces a command, runs it and tells how long it took.
+    pub(crate) fn step(&self, arguments: &[&str]) -> Result<(), Failed> {
+        let name = format!("cargo {}", arguments.join(" "));
+        println!("==> {name}");
+        let (status, took) = timed(|| self.command(arguments).status());
+        judge(&name, status)?;
+        println!("==> {name}: {:.1} s\n", took.as_secs_f64());
+        Ok(())
+    }
+}
+
+const TEST: [&[&str]; 4] = [
+    &["fmt", "--check"],
+    &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    &["build", "--workspace"],
+    &["test", "--workspace"],
+];
+
+/// Everything that has to hold before a change goes in.
+pub(crate) fn test(cargo: &Cargo) -> Result<(), Failed> {
+    let (outcome, took) = timed(|| TEST.iter().try_for_each(|arguments| cargo.step(arguments)));
+    outcome?;
+    println!("all {} steps passed in {:.1} s", TEST.len(), took.as_secs_f64());
+    Ok(())
+}
+
+/// Whether a command that ended, ended well.
+pub(crate) fn judge(name: &str, status: std::io::Result<ExitStatus>) -> Result<(), Failed> {
+    let status = status.map_err(|why| Failed { sentence: format!("{name} cannot be started: {why}"), code: 1 })?;
+    if status.success() {
+        return Ok(());
+    }
+    // A process that a signal ended has no code.
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Err(Failed { sentence: format!("{name} failed ({status}); nothing after it was run"), code })
+}
+
+#[expect(clippy::disallowed_methods, reason = "real time is what is told")]
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let started = Instant::now();
+    let outcome = work();
+    (outcome, started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn a_failure_keeps_its_exit_code() {
+        let failed = judge("cargo fmt", Ok(ExitStatus::from_raw(101 << 8))).unwrap_err();
+        assert_eq!(failed.code, 101);
+        assert!(failed.sentence.starts_with("cargo fmt failed"), "{}", failed.sentence);
+        assert_eq!(judge("cargo fmt", Ok(ExitStatus::from_raw(0))), Ok(()));
+    }
+
+    #[test]
+    fn a_signal_and_a_missing_program_are_failures_too() {
+        assert_eq!(judge("cargo test", Ok(ExitStatus::from_raw(9))).unwrap_err().code, 1);
+        let missing = Command::new("/nowhere/cargo").status();
+        assert!(judge("cargo test", missing).unwrap_err().sentence.contains("cannot be started"));
+    }
+
+    #[test]
+    fn commands_run_at_the_root_of_the_workspace() {
+        let root = Cargo::of_this_run().root;
+        assert!(root.join("xtask").join("Cargo.toml").exists(), "{}", root.display());
+    }
+}
