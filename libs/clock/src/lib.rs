@@ -91,7 +91,11 @@ impl Ids {
         let low = || u128::from((self.chance)()) << 10 | u128::from((self.chance)() >> 54);
         // 74 bits are left beside time, version and variant. A new millisecond starts them in the lower half, so that
         // counting up within one cannot run over.
-        *last = if now > last.0 { (now, low() & (LOW >> 1)) } else { (last.0, last.1 + 1 + u128::from((self.chance)() >> 32)) };
+        *last = if now > last.0 {
+            (now, low() & (LOW >> 1))
+        } else {
+            (last.0, last.1 + 1 + u128::from((self.chance)() >> 32))
+        };
         if last.1 > LOW {
             *last = (last.0 + 1, low() & (LOW >> 1));
         }

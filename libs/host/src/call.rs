@@ -69,7 +69,9 @@ impl Caller {
             None => Duration::ZERO,
             Some(seconds) => match seconds.parse() {
                 Ok(seconds) => Duration::from_secs(seconds).min(LONGEST_WAIT),
-                Err(_) => return Err(Refusal::invalid(WAIT, format!("{WAIT} is a number of seconds, not {seconds:?}"))),
+                Err(_) => {
+                    return Err(Refusal::invalid(WAIT, format!("{WAIT} is a number of seconds, not {seconds:?}")));
+                }
             },
         };
         let command_id = text(metadata, COMMAND_ID)?;
@@ -92,7 +94,8 @@ impl Caller {
     /// # Errors
     /// INVALID_ARGUMENT if there is none.
     pub fn command(&self) -> Result<&Arc<str>, Refusal> {
-        let missing = || Refusal::invalid(COMMAND_ID, format!("a call that changes something needs metadata {COMMAND_ID}"));
+        let missing =
+            || Refusal::invalid(COMMAND_ID, format!("a call that changes something needs metadata {COMMAND_ID}"));
         self.command_id.as_ref().ok_or_else(missing)
     }
 
@@ -130,7 +133,8 @@ pub fn new_trace(ids: &Ids) -> Trace {
 }
 
 fn text<'a>(metadata: &'a MetadataMap, key: &str) -> Result<Option<&'a str>, Refusal> {
-    let readable = |value: &'a AsciiMetadataValue| value.to_str().map_err(|_| Refusal::invalid(key, format!("{key} is not text")));
+    let readable =
+        |value: &'a AsciiMetadataValue| value.to_str().map_err(|_| Refusal::invalid(key, format!("{key} is not text")));
     metadata.get(key).map(readable).transpose()
 }
 

@@ -133,7 +133,8 @@ impl Refusal {
     /// Reads a status from another service.
     #[must_use]
     pub fn of(status: &Status) -> Refusal {
-        let mut refusal = Refusal::new(status.code(), row_of(status.code()).word.to_ascii_lowercase(), status.message());
+        let mut refusal =
+            Refusal::new(status.code(), row_of(status.code()).word.to_ascii_lowercase(), status.message());
         if let Some(info) = status.get_error_details().error_info() {
             refusal.reason = info.reason.clone().into();
             refusal.facts = info.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -191,7 +192,10 @@ mod tests {
     #[test]
     fn a_foreign_status_keeps_code_and_message() {
         let refusal = Refusal::of(&Status::unavailable("connection refused"));
-        assert_eq!((refusal.code, refusal.reason.as_ref(), refusal.again()), (Code::Unavailable, "unavailable", Again::SameId));
+        assert_eq!(
+            (refusal.code, refusal.reason.as_ref(), refusal.again()),
+            (Code::Unavailable, "unavailable", Again::SameId)
+        );
     }
 
     #[test]

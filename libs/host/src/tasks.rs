@@ -22,7 +22,10 @@ pub struct Tasks {
 impl Tasks {
     /// Runs `work` to its end, whether or not anybody waits for it.
     #[expect(clippy::disallowed_methods, reason = "this is what everybody else uses instead")]
-    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
         tokio::spawn(self.tracker.track_future(work.in_current_span()))
     }
 
@@ -30,7 +33,10 @@ impl Tasks {
     ///
     /// # Errors
     /// What the use case answers, or INTERNAL if it panicked.
-    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T, Refusal>> + Send + 'static) -> Result<T, Refusal> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    ) -> Result<T, Refusal> {
         match self.spawn(work).await {
             Ok(outcome) => outcome,
             Err(broken) => {

@@ -266,7 +266,9 @@ mod tests {
 
     #[test]
     fn the_header_is_read_and_written_as_grpc_has_it() {
-        for (text, expected) in [("5S", Some(5_000)), ("100m", Some(100)), ("99999999u", Some(99_999)), ("1H", Some(3_600_000))] {
+        for (text, expected) in
+            [("5S", Some(5_000)), ("100m", Some(100)), ("99999999u", Some(99_999)), ("1H", Some(3_600_000))]
+        {
             assert_eq!(decode(&HeaderValue::from_static(text)).map(|d| d.as_millis()), expected);
         }
         for bad in ["", "S", "5", "-5S", "123456789m", "5 S", "5x", "+5S", "１S"] {

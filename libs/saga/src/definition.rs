@@ -139,7 +139,10 @@ impl Definition {
         })?;
         word("a saga's name", &form.name)?;
         if form.steps.value.is_empty() || form.steps.value.len() > MAX_STEPS {
-            return Err(refuse(&form.steps, format!("a saga has 1 to {MAX_STEPS} steps, not {}", form.steps.value.len())));
+            return Err(refuse(
+                &form.steps,
+                format!("a saga has 1 to {MAX_STEPS} steps, not {}", form.steps.value.len()),
+            ));
         }
         for (n, step) in form.steps.value.iter().enumerate() {
             check(step, &form.steps.value[..n], offers)?;
@@ -157,8 +160,13 @@ impl Definition {
 }
 
 fn word(what: &str, text: &Spanned<String>) -> Result<(), Refused> {
-    let fits = (1..=64).contains(&text.value.len()) && text.value.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
-    if fits { Ok(()) } else { Err(refuse(text, format!("{what} is 1 to 64 of a-z, 0-9 and '_', not {:?}", text.value))) }
+    let fits = (1..=64).contains(&text.value.len())
+        && text.value.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    if fits {
+        Ok(())
+    } else {
+        Err(refuse(text, format!("{what} is 1 to 64 of a-z, 0-9 and '_', not {:?}", text.value)))
+    }
 }
 
 fn check(step: &StepForm, before: &[StepForm], offers: &Offers<'_>) -> Result<(), Refused> {
@@ -172,12 +180,18 @@ fn check(step: &StepForm, before: &[StepForm], offers: &Offers<'_>) -> Result<()
         return Err(refuse(&step.service, format!("a service is named <name>-service, not {service:?}")));
     }
     let Some(offered) = offers.get(service.as_str()) else {
-        return Err(refuse(&step.service, format!("there is no {service}; there are {:?}", offers.keys().collect::<Vec<_>>())));
+        return Err(refuse(
+            &step.service,
+            format!("there is no {service}; there are {:?}", offers.keys().collect::<Vec<_>>()),
+        ));
     };
     let compensation = step.compensation.as_ref().filter(|undo| undo.value != NO_COMPENSATION);
     for action in [Some(&step.name), compensation].into_iter().flatten() {
         if !offered.contains(&action.value.as_str()) {
-            return Err(refuse(action, format!("{service} has no idempotent action {}; it has {offered:?}", action.value)));
+            return Err(refuse(
+                action,
+                format!("{service} has no idempotent action {}; it has {offered:?}", action.value),
+            ));
         }
     }
     check_kind(step, before)
@@ -187,21 +201,24 @@ fn check_kind(step: &StepForm, before: &[StepForm]) -> Result<(), Refused> {
     let name = &step.name.value;
     let after = |kind| before.iter().any(|other| other.kind == kind);
     match (step.kind, &step.compensation) {
-        (Kind::Compensatable, _) if after(Kind::Pivot) || after(Kind::Retriable) => {
-            Err(refuse(&step.name, format!("step {name} can be undone, but stands after the pivot, from where nothing is")))
-        }
+        (Kind::Compensatable, _) if after(Kind::Pivot) || after(Kind::Retriable) => Err(refuse(
+            &step.name,
+            format!("step {name} can be undone, but stands after the pivot, from where nothing is"),
+        )),
         (Kind::Pivot, _) if after(Kind::Pivot) || after(Kind::Retriable) => {
             Err(refuse(&step.name, format!("step {name} is a second point of no return; a saga has one pivot at most")))
         }
         (Kind::Retriable, Some(undo)) => {
             Err(refuse(undo, format!("step {name} is tried until it succeeds; its compensation would never be used")))
         }
-        (Kind::Compensatable, Some(undo)) if undo.value == NO_COMPENSATION => {
-            Err(refuse(undo, format!("step {name} can be undone, so it needs a compensation; only a pivot may have none")))
-        }
-        (Kind::Compensatable | Kind::Pivot, None) => {
-            Err(refuse(&step.name, format!("step {name} has no compensation; a pivot that cannot be undone says `compensation: none`")))
-        }
+        (Kind::Compensatable, Some(undo)) if undo.value == NO_COMPENSATION => Err(refuse(
+            undo,
+            format!("step {name} can be undone, so it needs a compensation; only a pivot may have none"),
+        )),
+        (Kind::Compensatable | Kind::Pivot, None) => Err(refuse(
+            &step.name,
+            format!("step {name} has no compensation; a pivot that cannot be undone says `compensation: none`"),
+        )),
         _ => Ok(()),
     }
 }
@@ -300,7 +317,8 @@ steps:
     /// SG-11: what could strand an order is refused with line and reason.
     #[test]
     fn mistakes_are_refused_with_line_and_reason() {
-        let after_pivot = ARTICLE.replace("compensation: refund_payment", "compensation: refund_payment\n    kind: pivot");
+        let after_pivot =
+            ARTICLE.replace("compensation: refund_payment", "compensation: refund_payment\n    kind: pivot");
         let second_pivot = after_pivot.clone() + "    kind: pivot\n";
         let cases = [
             (ARTICLE.replace("    compensation: refund_payment\n", ""), 6, "has no compensation"),
@@ -320,7 +338,12 @@ steps:
             (ARTICLE.to_owned() + "    retry: {first: 2s, max: 1s}\n", 12, "shorter than the first"),
             (ARTICLE.to_owned() + "    kind: maybe\n", 12, "maybe"),
             (ARTICLE.to_owned() + "    colour: red\n", 12, "colour"),
-            (ARTICLE.to_owned() + "  - name: confirm_order\n    service: order-service\n    kind: retriable\n    compensation: confirm_order\n", 15, "never be used"),
+            (
+                ARTICLE.to_owned()
+                    + "  - name: confirm_order\n    service: order-service\n    kind: retriable\n    compensation: confirm_order\n",
+                15,
+                "never be used",
+            ),
             ("name: checkout\nsteps: []\n".to_owned(), 2, "1 to 32 steps"),
             ("steps: [".to_owned(), 1, ""),
         ];

@@ -52,14 +52,21 @@ pub struct Participant<D> {
 impl<D> Clone for Participant<D> {
     fn clone(&self) -> Participant<D> {
         let Participant { process, store, kind, lease, patience, aggregate } = self;
-        Participant { process: process.clone(), store: store.clone(), kind, lease: *lease, patience: *patience, aggregate: *aggregate }
+        Participant {
+            process: process.clone(),
+            store: store.clone(),
+            kind,
+            lease: *lease,
+            patience: *patience,
+            aggregate: *aggregate,
+        }
     }
 }
 
 /// An intent as it stands after it was committed, or found.
 pub struct Intent<D> {
     /// The present state.
-    pub state: D,
+    pub folded: Folded<D>,
     /// Where to record the outcome; present if this call recorded the intent and now has to ask.
     pub to_settle: Option<(StreamId, Meta)>,
 }
@@ -73,7 +80,13 @@ where
 {
     /// Participants whose streams are named `<kind>-<order id>`. An answer is waited for as long as `patience`; an open
     /// intent is looked at again after `lease`, which is longer than its maker may be asking.
-    pub fn new(process: &Process, store: Arc<dyn Store>, kind: &'static str, patience: Duration, lease: Duration) -> Participant<D> {
+    pub fn new(
+        process: &Process,
+        store: Arc<dyn Store>,
+        kind: &'static str,
+        patience: Duration,
+        lease: Duration,
+    ) -> Participant<D> {
         Participant { process: process.clone(), store, kind, lease, patience, aggregate: PhantomData }
     }
 
@@ -93,8 +106,8 @@ where
     ///
     /// # Errors
     /// UNAVAILABLE if it cannot be read.
-    pub async fn load(&self, stream: &StreamId) -> Result<D, Refusal> {
-        folded::load::<D>(self.store.as_ref(), stream).await.map(|folded| folded.state).map_err(unavailable)
+    pub async fn load(&self, stream: &StreamId) -> Result<Folded<D>, Refusal> {
+        folded::load(self.store.as_ref(), stream).await.map_err(unavailable)
     }
 
     /// Where the latest event of a stream comes from.
@@ -105,39 +118,56 @@ where
         folded::origin(self.store.as_ref(), stream).await.map_err(unavailable)
     }
 
-    /// Records what the command asks for.
+    /// Records what the command asks for. `guess` is what the stream is likely to be, if that is known.
     ///
     /// # Errors
     /// The rules' rejection; UNAVAILABLE if it is unknown whether it was recorded.
-    pub async fn intend(&self, caller: &Caller, order_id: &str, command: &D::Command) -> Result<Intent<D>, Refusal> {
+    pub async fn intend(
+        &self,
+        caller: &Caller,
+        order_id: &str,
+        command: &D::Command,
+        guess: Option<Folded<D>>,
+    ) -> Result<Intent<D>, Refusal> {
         let (id, meta) = origin(caller, order_id)?;
         let (stream, decided) = (self.stream(order_id), Mutex::new(Ok(0)));
         let decide = |folded: &Folded<D>| {
             let outcome = folded.state.decide(command);
-            *decided.lock().unwrap_or_else(PoisonError::into_inner) = outcome.as_ref().map(Vec::len).map_err(Clone::clone);
+            *decided.lock().unwrap_or_else(PoisonError::into_inner) =
+                outcome.as_ref().map(Vec::len).map_err(Clone::clone);
             self.change(&stream, folded, outcome.unwrap_or_default())
         };
         let (store, ids, intent) = (self.store.as_ref(), &self.process.ids, CommitId::from(format!("{id}/intent")));
-        let done = folded::change(store, ids, &stream, &intent, &meta, decide).await.map_err(unavailable)?;
+        let done = folded::change(store, ids, &stream, guess, &intent, &meta, decide).await.map_err(unavailable)?;
         let events = decided.into_inner().unwrap_or_else(PoisonError::into_inner).map_err(Into::into)?;
         match done {
-            Done::Now(folded) if events == 0 => Ok(Intent { state: folded.state, to_settle: None }),
-            Done::Now(folded) => Ok(Intent { state: folded.state, to_settle: Some((stream, meta)) }),
+            Done::Now(folded) if events == 0 => Ok(Intent { folded, to_settle: None }),
+            Done::Now(folded) => Ok(Intent { folded, to_settle: Some((stream, meta)) }),
             // Whoever recorded it is at it; if they died, the timer is.
-            Done::Before(_) => Ok(Intent { state: self.load(&stream).await?, to_settle: None }),
+            Done::Before(_) => Ok(Intent { folded: self.load(&stream).await?, to_settle: None }),
         }
     }
 
-    /// Commits an outcome under the id of the command that it settles, and gives the state after it.
+    /// Commits an outcome, decided on `present`, under the id of the command that it settles, and gives the state after it.
     ///
     /// # Errors
     /// UNAVAILABLE if it is unknown whether it was recorded.
-    pub async fn record(&self, stream: &StreamId, id: &str, outcome: &D::Command, origin: &Meta) -> Result<D, Refusal> {
+    pub async fn record(
+        &self,
+        stream: &StreamId,
+        present: Folded<D>,
+        id: &str,
+        outcome: &D::Command,
+        origin: &Meta,
+    ) -> Result<Folded<D>, Refusal> {
         let meta = Meta { causation_id: id.to_owned(), actor: format!("{}-provider", self.kind), ..origin.clone() };
         let decide = |folded: &Folded<D>| self.change(stream, folded, folded.state.decide(outcome).unwrap_or_default());
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        match folded::change::<D>(store, ids, stream, &CommitId::from(id), &meta, decide).await.map_err(unavailable)? {
-            Done::Now(folded) => Ok(folded.state),
+        match folded::change(store, ids, stream, Some(present), &CommitId::from(id), &meta, decide)
+            .await
+            .map_err(unavailable)?
+        {
+            Done::Now(folded) => Ok(folded),
             Done::Before(_) => self.load(stream).await,
         }
     }
@@ -160,7 +190,10 @@ where
     ///
     /// # Errors
     /// `in_progress` if it takes longer, UNAVAILABLE if it cannot be reached.
-    pub async fn patiently<T, E: std::fmt::Display>(&self, answer: impl Future<Output = Result<T, E>>) -> Result<T, Refusal> {
+    pub async fn patiently<T, E: std::fmt::Display>(
+        &self,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Refusal> {
         match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(why)) => Err(Refusal::unavailable(why)),
@@ -169,9 +202,9 @@ where
     }
 
     /// Has open streams settled when their timers are due, until the process stops.
-    pub fn listen<F>(&self, settle: impl Fn(StreamId, D, Meta) -> F + Clone + Send + Sync + 'static)
+    pub fn listen<F>(&self, settle: impl Fn(StreamId, Folded<D>, Meta) -> F + Clone + Send + Sync + 'static)
     where
-        F: Future<Output = Result<D, Refusal>> + Send,
+        F: Future<Output = Result<Folded<D>, Refusal>> + Send,
     {
         let participant = self.clone();
         let act = move |due: Due| {

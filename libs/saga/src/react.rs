@@ -288,7 +288,8 @@ impl Saga {
             return Reaction::default();
         }
         let after = self.clone().fold(&events);
-        let send = events.iter().any(|event| matches!(event, Event::StepRequested { .. })).then(|| after.command()).flatten();
+        let send =
+            events.iter().any(|event| matches!(event, Event::StepRequested { .. })).then(|| after.command()).flatten();
         Reaction { send, timer: after.due(), events }
     }
 
@@ -300,17 +301,28 @@ impl Saga {
                 let awaited = begun.definition.command_id(&begun.saga, self.awaited.step, self.awaited.undo);
                 let this_try = self.awaited.sent && *tries == self.awaited.tries;
                 let definite = matches!(outcome, Outcome::Accepted(_) | Outcome::Refused(_));
-                if *command_id == awaited && (definite || this_try) { self.answered(begun, outcome, at) } else { vec![] }
+                if *command_id == awaited && (definite || this_try) {
+                    self.answered(begun, outcome, at)
+                } else {
+                    vec![]
+                }
             }
             (Input::Tick, Some(begun), _) => self.tick(begun, at),
-            (Input::Cancel { by }, Some(_), Phase::Forward) => self.turn_back(Why::Cancelled { by: by.clone() }, vec![], at),
+            (Input::Cancel { by }, Some(_), Phase::Forward) => {
+                self.turn_back(Why::Cancelled { by: by.clone() }, vec![], at)
+            }
             (Input::Cancel { .. }, ..) => vec![],
             (Input::Operator { by, reason, action }, Some(begun), _) => {
                 let acted = Event::OperatorActed { by: by.clone(), reason: reason.clone(), action: *action };
                 match action {
-                    Action::Retry => vec![acted, self.request(begun, self.awaited.step, self.awaited.undo, self.awaited.attempts + 1, at)],
+                    Action::Retry => vec![
+                        acted,
+                        self.request(begun, self.awaited.step, self.awaited.undo, self.awaited.attempts + 1, at),
+                    ],
                     Action::Skip => self.accepted(&Value::Null, vec![acted], at),
-                    Action::Force if self.phase == Phase::Forward => self.turn_back(Why::Forced { by: by.clone() }, vec![acted], at),
+                    Action::Force if self.phase == Phase::Forward => {
+                        self.turn_back(Why::Forced { by: by.clone() }, vec![acted], at)
+                    }
                     Action::Force => vec![],
                 }
             }
@@ -366,7 +378,11 @@ impl Saga {
         if at.now < due {
             return vec![];
         }
-        if sent { self.unanswered(begun, "no answer in time".to_owned(), true, at) } else { vec![self.request(begun, step, undo, attempts + 1, at)] }
+        if sent {
+            self.unanswered(begun, "no answer in time".to_owned(), true, at)
+        } else {
+            vec![self.request(begun, step, undo, attempts + 1, at)]
+        }
     }
 
     /// Before the pivot was sent, time may turn a saga back. From there on only a definite answer does.
@@ -399,7 +415,8 @@ impl Saga {
             },
             Phase::Compensating => {
                 let undoable = |step: &usize| {
-                    matches!(after.progress[*step], Progress::Requested | Progress::Accepted) && steps[*step].compensation.is_some()
+                    matches!(after.progress[*step], Progress::Requested | Progress::Accepted)
+                        && steps[*step].compensation.is_some()
                 };
                 match (0..steps.len()).rev().find(undoable) {
                     None => Event::SagaEnded { end: End::Compensated },

@@ -35,7 +35,13 @@ impl Told {
     fn started() -> Told {
         let mut told = Told { saga: Saga::default(), now: Timestamp(0), sent: vec![] };
         let (data, correlation_id, traceparent) = (Arc::new(Value::Null), "order-1".into(), String::new());
-        assert!(told.tell(&Input::Start { saga: SAGA.into(), definition: definition(), data, correlation_id, traceparent }));
+        assert!(told.tell(&Input::Start {
+            saga: SAGA.into(),
+            definition: definition(),
+            data,
+            correlation_id,
+            traceparent
+        }));
         told
     }
 
@@ -145,7 +151,8 @@ fn an_unknown_outcome_of_an_earlier_try_does_not_count_against_the_present_one()
     told.wait();
     let stale = Input::Reply { command_id: "checkout-1/one/do".into(), tries: 1, outcome: unknown() };
     assert!(!told.tell(&stale));
-    let definite = Input::Reply { command_id: "checkout-1/one/do".into(), tries: 1, outcome: Outcome::Accepted(Value::Null) };
+    let definite =
+        Input::Reply { command_id: "checkout-1/one/do".into(), tries: 1, outcome: Outcome::Accepted(Value::Null) };
     assert!(told.tell(&definite), "a definite answer holds whichever try it answers");
 }
 
@@ -209,7 +216,10 @@ fn a_saga_past_its_deadline_turns_back_before_the_pivot() {
 fn work_in_progress_counts_as_no_attempt_but_the_deadline_holds() {
     let mut told = Told::started();
     for _ in 0..10 {
-        assert!(told.reply("one/do", if told.sent.len().is_multiple_of(2) { Outcome::InProgress } else { Outcome::NotSent("open".into()) }));
+        assert!(told.reply(
+            "one/do",
+            if told.sent.len().is_multiple_of(2) { Outcome::InProgress } else { Outcome::NotSent("open".into()) }
+        ));
         told.wait();
     }
     assert_eq!(told.saga.turned_back(), None);

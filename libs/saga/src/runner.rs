@@ -70,7 +70,12 @@ struct Inner {
 
 impl Runner {
     /// A runner over the owner's store. Call [`Runner::listen`] to have timers heard.
-    pub fn new(process: &Process, store: Arc<dyn Store>, participants: Arc<dyn Participants>, owner: Arc<dyn Owner>) -> Runner {
+    pub fn new(
+        process: &Process,
+        store: Arc<dyn Store>,
+        participants: Arc<dyn Participants>,
+        owner: Arc<dyn Owner>,
+    ) -> Runner {
         let metrics = &process.metrics;
         Runner(Arc::new(Inner {
             process: process.clone(),
@@ -78,8 +83,13 @@ impl Runner {
             participants,
             owner,
             active: AtomicUsize::new(0),
-            events: metrics.counters("saga_events_total", "Events of sagas by definition and kind.", &["saga", "event"]),
-            late: metrics.counter("saga_late_replies_total", "Late, duplicate or foreign replies; they change nothing."),
+            events: metrics.counters(
+                "saga_events_total",
+                "Events of sagas by definition and kind.",
+                &["saga", "event"],
+            ),
+            late: metrics
+                .counter("saga_late_replies_total", "Late, duplicate or foreign replies; they change nothing."),
             alarms: metrics.counter("saga_alarms_total", "Undos and steps after the pivot that keep going unanswered."),
         }))
     }
@@ -110,11 +120,17 @@ impl Runner {
     ///
     /// # Errors
     /// If its owner cannot say what else changes.
-    pub async fn decide(&self, stream: &StreamId, saga: &Folded<Saga>, input: &Input) -> Result<Option<Pending>, ReadError> {
+    pub async fn decide(
+        &self,
+        stream: &StreamId,
+        saga: &Folded<Saga>,
+        input: &Input,
+    ) -> Result<Option<Pending>, ReadError> {
         let Inner { process, owner, .. } = self.0.as_ref();
         // A fresh id is chance enough for jitter, and its source is seeded where everything is.
         let chance = u64::try_from(process.ids.next().as_u128() & u128::from(u64::MAX)).expect("64 bits");
-        let Reaction { events, send, timer } = saga.state.react(input, At { now: process.clock.now(), chance: chance << 2 });
+        let Reaction { events, send, timer } =
+            saga.state.react(input, At { now: process.clock.now(), chance: chance << 2 });
         if events.is_empty() {
             return Ok(None);
         }
@@ -150,10 +166,11 @@ impl Runner {
                 return self.0.owner.ended(&after.state, end);
             }
             let Some(command) = send else { return };
-            let outcome = match tokio::time::timeout(command.timeout, self.0.participants.send(&after.state, &command)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Outcome::Unknown("no answer in time".to_owned()),
-            };
+            let outcome =
+                match tokio::time::timeout(command.timeout, self.0.participants.send(&after.state, &command)).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Outcome::Unknown("no answer in time".to_owned()),
+                };
             log(&command, &outcome);
             let reply = Input::Reply { command_id: command.id, tries: command.tries, outcome };
             match self.apply(&stream, after, &reply).await {
@@ -166,7 +183,12 @@ impl Runner {
     }
 
     /// Decides and commits, anew whenever somebody else moved the saga; `None` if the input says nothing new by then.
-    async fn apply(&self, stream: &StreamId, mut saga: Folded<Saga>, input: &Input) -> Result<Option<Pending>, ReadError> {
+    async fn apply(
+        &self,
+        stream: &StreamId,
+        mut saga: Folded<Saga>,
+        input: &Input,
+    ) -> Result<Option<Pending>, ReadError> {
         for _ in 0..TRIES {
             let Some(pending) = self.decide(stream, &saga, input).await? else { return Ok(None) };
             let (correlation_id, traceparent) = pending.after.state.context();

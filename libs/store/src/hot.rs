@@ -84,7 +84,8 @@ where
     D::Event: DeserializeOwned,
 {
     let kept = store.snapshot(stream).await?.filter(|snapshot| snapshot.schema == SNAPSHOT_SCHEMA);
-    let start = kept.and_then(|kept| Some(Folded { state: serde_json::from_str(&kept.data).ok()?, version: kept.version }));
+    let start =
+        kept.and_then(|kept| Some(Folded { state: serde_json::from_str(&kept.data).ok()?, version: kept.version }));
     load_from(store, stream, start.unwrap_or_default()).await
 }
 

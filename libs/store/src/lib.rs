@@ -222,7 +222,11 @@ impl Commit {
                 return Err(format!("a commit names stream {} twice", append.stream));
             }
             if let Some(event) = append.events.iter().find(|event| event.data.len() > MAX_DATA_BYTES) {
-                return Err(format!("data of {} has at most {MAX_DATA_BYTES} bytes, not {}", event.kind, event.data.len()));
+                return Err(format!(
+                    "data of {} has at most {MAX_DATA_BYTES} bytes, not {}",
+                    event.kind,
+                    event.data.len()
+                ));
             }
         }
         for timer in &self.timers {

@@ -30,7 +30,12 @@ pub async fn run(store: Arc<dyn Store>, lease: Duration, act: impl Fn(Due) + Sen
     }
 }
 
-async fn claim(store: &dyn Store, lease: Duration, places: &Arc<Semaphore>, act: &(impl Fn(Due) + Send)) -> Result<(), ReadError> {
+async fn claim(
+    store: &dyn Store,
+    lease: Duration,
+    places: &Arc<Semaphore>,
+    act: &(impl Fn(Due) + Send),
+) -> Result<(), ReadError> {
     loop {
         let free = places.available_permits();
         if free == 0 {

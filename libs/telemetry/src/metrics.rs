@@ -85,6 +85,9 @@ mod tests {
         Red::new(&metrics, "http").observe("/v1/orders", "201", Duration::from_millis(3));
         let text = metrics.text();
         assert!(text.contains(r#"http_request_seconds_count{outcome="201",route="/v1/orders"} 1"#), "{text}");
-        assert!(text.contains(r#"http_request_seconds_bucket{outcome="201",route="/v1/orders",le="0.005"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"http_request_seconds_bucket{outcome="201",route="/v1/orders",le="0.005"} 1"#),
+            "{text}"
+        );
     }
 }

@@ -3,9 +3,10 @@ use host::Process;
 use host::call::{Caller, answer};
 use proto::inventory::inventory_service_server::InventoryService;
 use proto::inventory::{
-    AddProductRequest, AddProductResponse, ChangePriceRequest, ChangePriceResponse, CheckLinesRequest, CheckLinesResponse,
-    GetProductRequest, GetProductResponse, ListProductsRequest, ListProductsResponse, ReceiveStockRequest, ReceiveStockResponse,
-    ReleaseInventoryRequest, ReleaseInventoryResponse, ReserveInventoryRequest, ReserveInventoryResponse,
+    AddProductRequest, AddProductResponse, ChangePriceRequest, ChangePriceResponse, CheckLinesRequest,
+    CheckLinesResponse, GetProductRequest, GetProductResponse, ListProductsRequest, ListProductsResponse,
+    ReceiveStockRequest, ReceiveStockResponse, ReleaseInventoryRequest, ReleaseInventoryResponse,
+    ReserveInventoryRequest, ReserveInventoryResponse,
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -19,12 +20,20 @@ pub(crate) struct Grpc {
 
 #[async_trait]
 impl InventoryService for Grpc {
-    async fn list_products(&self, request: Request<ListProductsRequest>) -> Result<Response<ListProductsResponse>, Status> {
+    async fn list_products(
+        &self,
+        request: Request<ListProductsRequest>,
+    ) -> Result<Response<ListProductsResponse>, Status> {
         answer(self.inventory.list(request.into_inner()).await)
     }
 
     async fn get_product(&self, request: Request<GetProductRequest>) -> Result<Response<GetProductResponse>, Status> {
-        answer(self.inventory.get(&request.get_ref().sku).await.map(|product| GetProductResponse { product: Some(product) }))
+        answer(
+            self.inventory
+                .get(&request.get_ref().sku)
+                .await
+                .map(|product| GetProductResponse { product: Some(product) }),
+        )
     }
 
     async fn add_product(&self, request: Request<AddProductRequest>) -> Result<Response<AddProductResponse>, Status> {
@@ -32,12 +41,18 @@ impl InventoryService for Grpc {
         answer(self.process.tasks.run(async move { inventory.add(&caller, request.get_ref()).await }).await)
     }
 
-    async fn receive_stock(&self, request: Request<ReceiveStockRequest>) -> Result<Response<ReceiveStockResponse>, Status> {
+    async fn receive_stock(
+        &self,
+        request: Request<ReceiveStockRequest>,
+    ) -> Result<Response<ReceiveStockResponse>, Status> {
         let (caller, inventory) = (Caller::of(&request, &self.process.ids)?, self.inventory.clone());
         answer(self.process.tasks.run(async move { inventory.receive(&caller, request.get_ref()).await }).await)
     }
 
-    async fn change_price(&self, request: Request<ChangePriceRequest>) -> Result<Response<ChangePriceResponse>, Status> {
+    async fn change_price(
+        &self,
+        request: Request<ChangePriceRequest>,
+    ) -> Result<Response<ChangePriceResponse>, Status> {
         let (caller, inventory) = (Caller::of(&request, &self.process.ids)?, self.inventory.clone());
         answer(self.process.tasks.run(async move { inventory.price(&caller, request.get_ref()).await }).await)
     }

@@ -112,12 +112,18 @@ mod tests {
     use decider::spec::given;
 
     fn added() -> Event {
-        Event::ProductAdded { description: Description { name_en: "Tea".into(), ..Description::default() }, unit_price: 900 }
+        Event::ProductAdded {
+            description: Description { name_en: "Tea".into(), ..Description::default() },
+            unit_price: 900,
+        }
     }
 
     #[test]
     fn a_product_is_added_once() {
-        let add = || Command::Add { description: Description { name_en: "Tea".into(), ..Description::default() }, unit_price: 900 };
+        let add = || Command::Add {
+            description: Description { name_en: "Tea".into(), ..Description::default() },
+            unit_price: 900,
+        };
         given::<Product>([]).when(add()).then([added()]);
         given::<Product>([added()]).when(add()).then_rejected(&Rejection::Taken);
     }

@@ -68,7 +68,9 @@ impl Decider for Reservation {
 
     fn decide(&self, command: &Command) -> Result<Vec<Event>, Rejection> {
         match (command, self) {
-            (Command::Reserve(held), Reservation::Untouched) => Ok(vec![Event::InventoryReserved { held: held.clone() }]),
+            (Command::Reserve(held), Reservation::Untouched) => {
+                Ok(vec![Event::InventoryReserved { held: held.clone() }])
+            }
             (Command::Reserve(_), Reservation::Holding(_)) => Err(Rejection::AlreadyReserved),
             (Command::Reserve(_), Reservation::Released) => Err(Rejection::AlreadyReleased),
             (Command::Release, Reservation::Released) => Ok(vec![]),

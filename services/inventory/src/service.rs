@@ -57,7 +57,9 @@ impl Inventory {
         for (n, name) in names.iter().enumerate() {
             let sku = name.0.strip_prefix(PRODUCT).unwrap_or_default();
             let (product, stock) = self.shelves.look(sku).await.map_err(unavailable)?;
-            if product.state.unit_price.is_some() && (request.category.is_empty() || product.state.description.category == request.category) {
+            if product.state.unit_price.is_some()
+                && (request.category.is_empty() || product.state.description.category == request.category)
+            {
                 page.products.push(shown(sku, &product, &stock.state));
             }
             let more = n + 1 < names.len() || names.len() == SCAN;
@@ -86,25 +88,40 @@ impl Inventory {
     ///
     /// # Errors
     /// ALREADY_EXISTS, or INVALID_ARGUMENT naming the field.
-    pub async fn add(&self, caller: &Caller, request: &message::AddProductRequest) -> Result<message::AddProductResponse, Refusal> {
+    pub async fn add(
+        &self,
+        caller: &Caller,
+        request: &message::AddProductRequest,
+    ) -> Result<message::AddProductResponse, Refusal> {
         check::sku("sku", &request.sku)?;
         check::text("name_ko", &request.name_ko, 1..=100)?;
         check::text("name_en", &request.name_en, 1..=100)?;
         category("category", &request.category)?;
         check::number("unit_price", request.unit_price, 1..=MAX_PRICE)?;
         if request.currency != CURRENCY {
-            return Err(Refusal::invalid("currency", format!("this shop sells in {CURRENCY}, not {:?}", request.currency)));
+            return Err(Refusal::invalid(
+                "currency",
+                format!("this shop sells in {CURRENCY}, not {:?}", request.currency),
+            ));
         }
         let message::AddProductRequest { sku, name_ko, name_en, category, unit_price, currency } = request.clone();
-        let command = product::Command::Add { description: Description { name_ko, name_en, category, currency }, unit_price };
-        self.change_product(caller, request, &sku, &command, |product| message::AddProductResponse { product: Some(product) }).await
+        let command =
+            product::Command::Add { description: Description { name_ko, name_en, category, currency }, unit_price };
+        self.change_product(caller, request, &sku, &command, |product| message::AddProductResponse {
+            product: Some(product),
+        })
+        .await
     }
 
     /// Changes a price.
     ///
     /// # Errors
     /// NOT_FOUND, or INVALID_ARGUMENT naming the field.
-    pub async fn price(&self, caller: &Caller, request: &message::ChangePriceRequest) -> Result<message::ChangePriceResponse, Refusal> {
+    pub async fn price(
+        &self,
+        caller: &Caller,
+        request: &message::ChangePriceRequest,
+    ) -> Result<message::ChangePriceResponse, Refusal> {
         check::sku("sku", &request.sku)?;
         check::number("unit_price", request.unit_price, 1..=MAX_PRICE)?;
         let command = product::Command::ChangePrice { unit_price: request.unit_price };
@@ -134,7 +151,11 @@ impl Inventory {
     ///
     /// # Errors
     /// NOT_FOUND, or INVALID_ARGUMENT naming the field.
-    pub async fn receive(&self, caller: &Caller, request: &message::ReceiveStockRequest) -> Result<message::ReceiveStockResponse, Refusal> {
+    pub async fn receive(
+        &self,
+        caller: &Caller,
+        request: &message::ReceiveStockRequest,
+    ) -> Result<message::ReceiveStockResponse, Refusal> {
         let sku = &request.sku;
         check::sku("sku", sku)?;
         check::number("quantity", request.quantity, 1..=1_000_000_000)?;
@@ -186,9 +207,11 @@ impl Inventory {
         check_lines(&request.lines)?;
         let skus: Vec<String> = request.lines.iter().map(|line| line.sku.clone()).collect();
         let about = About { request, skus: Some(&skus), order_id: Some(&request.order_id) };
-        let held: Vec<_> = request.lines.iter().map(|line| Held { sku: line.sku.clone(), quantity: line.quantity }).collect();
+        let held: Vec<_> =
+            request.lines.iter().map(|line| Held { sku: line.sku.clone(), quantity: line.quantity }).collect();
         let decide = |seen: &Seen<'_>| {
-            let reservation = seen.reservation.state.decide(&reservation::Command::Reserve(held.clone())).map_err(refused_order)?;
+            let reservation =
+                seen.reservation.state.decide(&reservation::Command::Reserve(held.clone())).map_err(refused_order)?;
             let mut sold = Vec::with_capacity(request.lines.len());
             for (n, line) in request.lines.iter().enumerate() {
                 seen.products[n].state.check_price(line.unit_price).map_err(|why| refused(&line.sku, &why))?;
@@ -214,10 +237,12 @@ impl Inventory {
         let decide = |seen: &Seen<'_>| {
             let held = seen.reservation.state.held();
             let reservation = seen.reservation.state.decide(&reservation::Command::Release).map_err(refused_order)?;
-            let given_back = |(n, held): (usize, &Held)| seen.stock[n].state.decide(&stock::Command::Release(held.quantity));
+            let given_back =
+                |(n, held): (usize, &Held)| seen.stock[n].state.decide(&stock::Command::Release(held.quantity));
             let stock = held.iter().enumerate().map(given_back).collect::<Result<Vec<_>, _>>();
             // What is held was counted as reserved in the same commit; anything else is a bug.
-            let stock = stock.map_err(|why| Refusal::new(Code::Internal, "internal", format!("stock does not hold it: {why:?}")))?;
+            let stock = stock
+                .map_err(|why| Refusal::new(Code::Internal, "internal", format!("stock does not hold it: {why:?}")))?;
             Ok((Change { stock, reservation, products: vec![] }, message::ReleaseInventoryResponse {}))
         };
         self.shelves.change(caller, &about, decide).await
@@ -252,7 +277,10 @@ fn check_lines(lines: &[message::Line]) -> Result<(), Refusal> {
         check::number(&format!("lines[{n}].quantity"), line.quantity, 1..=1_000)?;
         check::number(&format!("lines[{n}].unit_price"), line.unit_price, 1..=MAX_PRICE)?;
         if lines[..n].iter().any(|before| before.sku == line.sku) {
-            return Err(Refusal::invalid(format!("lines[{n}].sku"), format!("{} stands in two lines; add up their quantities", line.sku)));
+            return Err(Refusal::invalid(
+                format!("lines[{n}].sku"),
+                format!("{} stands in two lines; add up their quantities", line.sku),
+            ));
         }
     }
     Ok(())
@@ -264,8 +292,14 @@ fn unknown(sku: &str) -> Refusal {
 
 fn refused(sku: &str, why: &product::Rejection) -> Refusal {
     match why {
-        product::Rejection::Taken => Refusal::new(Code::AlreadyExists, "sku_taken", format!("there is a product {sku}")).field("sku"),
-        product::Rejection::Unknown => Refusal::new(Code::NotFound, "unknown_sku", format!("there is no product {sku}")).field("sku").fact("sku", sku),
+        product::Rejection::Taken => {
+            Refusal::new(Code::AlreadyExists, "sku_taken", format!("there is a product {sku}")).field("sku")
+        }
+        product::Rejection::Unknown => {
+            Refusal::new(Code::NotFound, "unknown_sku", format!("there is no product {sku}"))
+                .field("sku")
+                .fact("sku", sku)
+        }
         product::Rejection::PriceChanged { unit_price } => {
             let message = format!("the price of {sku} is {unit_price} now; order at that price if you agree");
             Refusal::precondition("price_changed", message).fact("sku", sku).fact("unit_price", unit_price)
@@ -286,6 +320,8 @@ fn refused_order(why: reservation::Rejection) -> Refusal {
         reservation::Rejection::AlreadyReleased => {
             Refusal::precondition("already_released", "the order's goods were released before they were reserved")
         }
-        reservation::Rejection::AlreadyReserved => Refusal::precondition("already_reserved", "the order's goods are reserved"),
+        reservation::Rejection::AlreadyReserved => {
+            Refusal::precondition("already_reserved", "the order's goods are reserved")
+        }
     }
 }

@@ -96,7 +96,8 @@ impl Shelves {
                 return Ok((product.clone(), stock.clone()));
             }
         }
-        let loaded = (folded::load(self.store.as_ref(), &product).await?, hot::load(self.store.as_ref(), &stock).await?);
+        let loaded =
+            (folded::load(self.store.as_ref(), &product).await?, hot::load(self.store.as_ref(), &stock).await?);
         let mut held = self.lock();
         held.products.put(product, loaded.0.clone());
         held.stock.put(stock, loaded.1.clone());
@@ -116,15 +117,18 @@ impl Shelves {
         about: &About<'_, Q>,
         decide: impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync,
     ) -> Result<R, Refusal> {
-        let correlation_id = about.order_id.or(about.skus.and_then(|skus| skus.first()).map(String::as_str)).unwrap_or_default();
+        let correlation_id =
+            about.order_id.or(about.skus.and_then(|skus| skus.first()).map(String::as_str)).unwrap_or_default();
         let (id, meta) = origin(caller, correlation_id)?;
         let print = fingerprint(std::any::type_name::<Q>(), about.request);
-        let mut unanswered = 0;
+        // Where SKUs are named, the order has mostly reserved nothing yet; a wrong guess is a conflict.
+        let (mut guess, mut unanswered) = (about.skus.is_some(), 0);
         for _ in 0..TRIES {
             let reservation = match about.order_id {
-                Some(order_id) => self.reservation(order_id).await.map_err(unavailable)?,
-                None => Folded::default(),
+                Some(order_id) if !guess => self.reservation(order_id).await.map_err(unavailable)?,
+                _ => Folded::default(),
             };
+            guess = false;
             let held = || reservation.state.held().iter().map(|held| held.sku.clone()).collect();
             let skus: Vec<String> = about.skus.map_or_else(held, <[String]>::to_vec);
             for sku in &skus {
@@ -178,7 +182,11 @@ impl Shelves {
             Ok((change, reply)) => (change, Ok(reply.encode_to_vec()), Ok(reply)),
             // "Not now" is no answer to remember.
             Err(refusal) if refusal.again() == Again::SameId => {
-                return Some(HandedOver { outcome: Err(refusal), committed: Box::pin(std::future::ready(Ok(vec![]))), snapshots: vec![] });
+                return Some(HandedOver {
+                    outcome: Err(refusal),
+                    committed: Box::pin(std::future::ready(Ok(vec![]))),
+                    snapshots: vec![],
+                });
             }
             Err(refusal) => (Change::default(), Err(refusal.clone()), Err(refusal)),
         };
@@ -197,11 +205,22 @@ impl Shelves {
         Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots })
     }
 
-    fn appends<Q>(&self, about: &About<'_, Q>, seen: &Seen<'_>, streams: &[(StreamId, StreamId)], change: &Change) -> Vec<Append> {
+    fn appends<Q>(
+        &self,
+        about: &About<'_, Q>,
+        seen: &Seen<'_>,
+        streams: &[(StreamId, StreamId)],
+        change: &Change,
+    ) -> Vec<Append> {
         let ids = &self.process.ids;
         let mut appends = Vec::with_capacity(2 * streams.len() + 1);
         if let Some(order_id) = about.order_id {
-            appends.push(folded::append(&reservation_stream(order_id), seen.reservation.version, &change.reservation, ids));
+            appends.push(folded::append(
+                &reservation_stream(order_id),
+                seen.reservation.version,
+                &change.reservation,
+                ids,
+            ));
         }
         for (n, (product, stock)) in streams.iter().enumerate() {
             let events = change.products.get(n).map_or(&[][..], Vec::as_slice);

@@ -99,7 +99,9 @@ mod tests {
     #[test]
     fn no_more_is_set_aside_than_there_is() {
         given::<Stock>([FIVE]).when(Command::Reserve(5)).then([Event::StockReserved { quantity: 5 }]);
-        given::<Stock>([FIVE, THREE_HELD]).when(Command::Reserve(3)).then_rejected(&Rejection::OutOfStock { available: 2 });
+        given::<Stock>([FIVE, THREE_HELD])
+            .when(Command::Reserve(3))
+            .then_rejected(&Rejection::OutOfStock { available: 2 });
         given::<Stock>([]).when(Command::Reserve(1)).then_rejected(&Rejection::OutOfStock { available: 0 });
     }
 

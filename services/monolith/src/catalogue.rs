@@ -23,7 +23,11 @@ pub async fn stock(process: &Process, inventory: &Transport) -> Result<(), Statu
     try_join_all(PRODUCTS.iter().map(|product| put(&caller, inventory, product))).await.map(|_| ())
 }
 
-async fn put(caller: &Caller, inventory: &Transport, (sku, name_ko, name_en, category, unit_price): &Product) -> Result<(), Status> {
+async fn put(
+    caller: &Caller,
+    inventory: &Transport,
+    (sku, name_ko, name_en, category, unit_price): &Product,
+) -> Result<(), Status> {
     let mut inventory = InventoryServiceClient::new(inventory.clone());
     let add = AddProductRequest {
         sku: (*sku).to_owned(),

@@ -50,8 +50,12 @@ impl Folder {
         let lock = open.with_context(|| format!("the data folder {shown} cannot be written"))?;
         match lock.try_lock() {
             Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => bail!("the data folder {shown} is in use by another process; stop it, or choose another with --data"),
-            Err(TryLockError::Error(why)) => Err(why).with_context(|| format!("the data folder {shown} cannot be locked")),
+            Err(TryLockError::WouldBlock) => {
+                bail!("the data folder {shown} is in use by another process; stop it, or choose another with --data")
+            }
+            Err(TryLockError::Error(why)) => {
+                Err(why).with_context(|| format!("the data folder {shown} cannot be locked"))
+            }
         }
     }
 
@@ -64,13 +68,24 @@ impl Folder {
         // Side by side: opening is waiting for the disk.
         let opened: Vec<anyhow::Result<Arc<dyn Store>>> = std::thread::scope(|scope| {
             let listed = &listed;
-            let threads: Vec<_> = FILES.map(|name| scope.spawn(move || self.store(name, listed.contains(&name.to_owned()), clock))).into();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("opening a file broke")))).collect()
+            let threads: Vec<_> = FILES
+                .map(|name| scope.spawn(move || self.store(name, listed.contains(&name.to_owned()), clock)))
+                .into();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("opening a file broke"))))
+                .collect()
         });
         let mut opened = opened.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter();
         let mut next = || opened.next().expect("one store for each file");
-        let stores =
-            Stores { order: next(), inventory: next(), payment: next(), shipping: next(), bank: next(), carrier: next() };
+        let stores = Stores {
+            order: next(),
+            inventory: next(),
+            payment: next(),
+            shipping: next(),
+            bank: next(),
+            carrier: next(),
+        };
         if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
             self.write_manifest()?;
         }
@@ -80,7 +95,11 @@ impl Folder {
     fn store(&self, name: &str, listed: bool, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
         let file = self.path.join(format!("{name}.db"));
         // A file that is there and not listed was made by a process that was killed before it served anybody.
-        let store = if listed || file.exists() { Sqlite::open(&file, clock.clone()) } else { Sqlite::create(&file, clock.clone()) };
+        let store = if listed || file.exists() {
+            Sqlite::open(&file, clock.clone())
+        } else {
+            Sqlite::create(&file, clock.clone())
+        };
         Ok(Arc::new(store?))
     }
 
@@ -91,17 +110,22 @@ impl Folder {
             Err(why) if why.kind() == ErrorKind::NotFound => return Ok(vec![]),
             Err(why) => return Err(why).with_context(|| format!("{} cannot be read", file.display())),
         };
-        let manifest: Manifest = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
         if manifest.application != APPLICATION || manifest.version != VERSION {
             let Manifest { application, version, .. } = manifest;
-            bail!("{} is of {application} version {version}; this program reads {APPLICATION} version {VERSION}", file.display());
+            bail!(
+                "{} is of {application} version {version}; this program reads {APPLICATION} version {VERSION}",
+                file.display()
+            );
         }
         Ok(manifest.files)
     }
 
     fn write_manifest(&self) -> anyhow::Result<()> {
         let files = FILES.map(str::to_owned).to_vec();
-        let text = serde_json::to_string_pretty(&Manifest { application: APPLICATION.to_owned(), version: VERSION, files })?;
+        let text =
+            serde_json::to_string_pretty(&Manifest { application: APPLICATION.to_owned(), version: VERSION, files })?;
         let (file, new) = (self.path.join(MANIFEST), self.path.join(format!("{MANIFEST}.new")));
         let written = || -> std::io::Result<()> {
             let mut handle = File::create(&new)?;
@@ -117,7 +141,9 @@ impl Folder {
 /// A folder with a manifest is ours; without one it may hold what a first start that was killed left, and nothing else.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
-    let ours = |name: &str| name == LOCK || name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")));
+    let ours = |name: &str| {
+        name == LOCK || name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")))
+    };
     if path.join(MANIFEST).exists() {
         return Ok(());
     }
@@ -125,7 +151,10 @@ fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     for entry in entries {
         let name = entry.with_context(|| format!("the data folder {shown} cannot be read"))?.file_name();
         if !name.to_str().is_some_and(ours) {
-            bail!("{shown} is not a data folder of this shop (it holds {}); choose an empty one with --data", name.to_string_lossy());
+            bail!(
+                "{shown} is not a data folder of this shop (it holds {}); choose an empty one with --data",
+                name.to_string_lossy()
+            );
         }
     }
     Ok(())

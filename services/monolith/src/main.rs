@@ -17,6 +17,9 @@ use telemetry::logs::{self, Format};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long work under way may go on once the process was told to stop.
 const DRAIN: Duration = Duration::from_secs(25);
 
@@ -108,7 +111,9 @@ fn greet(process: &Process, address: SocketAddr, config: &Config) {
         let body = format!(
             r#"{{"lines":[{{"sku":"{sku}","quantity":2,"unit_price":{unit_price}}}],"payment_method":"{method}","shipping_address":{{"recipient":"Kim Jangteo","street":"Sejong-daero 110","city":"Seoul","postal_code":"04524","country":"{country}"}}}}"#
         );
-        format!("curl -s http://{address}/v1/orders -H 'Content-Type: application/json' -H 'Idempotency-Key: {name}-{start}' -H 'Prefer: wait=10' -d '{body}'")
+        format!(
+            "curl -s http://{address}/v1/orders -H 'Content-Type: application/json' -H 'Idempotency-Key: {name}-{start}' -H 'Prefer: wait=10' -d '{body}'"
+        )
     };
     let text = format!(
         "\nJangteo is open at http://{address}, its data is in {}\n\n\

@@ -36,7 +36,14 @@ impl Stores {
     #[must_use]
     pub fn in_memory(clock: &Arc<dyn Clock>) -> Stores {
         let store = || Arc::new(Memory::new(clock.clone()));
-        Stores { order: store(), inventory: store(), payment: store(), shipping: store(), bank: store(), carrier: store() }
+        Stores {
+            order: store(),
+            inventory: store(),
+            payment: store(),
+            shipping: store(),
+            bank: store(),
+            carrier: store(),
+        }
     }
 }
 
@@ -85,8 +92,12 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let payment = between("payment", payment::start(process, stores.payment.clone(), bank, reports, red.clone()));
     let shipping = between("shipping", shipping::start(process, stores.shipping.clone(), carrier, red.clone()));
     let neighbours = Neighbours { inventory: inventory.clone(), payment: payment.clone(), shipping: shipping.clone() };
-    let order = order::start(process, stores.order.clone(), neighbours, red).map_err(|why| format!("a saga is refused: {why}"))?;
-    let upstreams = [("shop.inventory.v1.InventoryService", inventory.clone()), ("shop.order.v1.OrderService", between("order", order))];
+    let order = order::start(process, stores.order.clone(), neighbours, red)
+        .map_err(|why| format!("a saga is refused: {why}"))?;
+    let upstreams = [
+        ("shop.inventory.v1.InventoryService", inventory.clone()),
+        ("shop.order.v1.OrderService", between("order", order)),
+    ];
     let gateway = Gateway::new(process, upstreams, Limits::default())?;
     Ok(Shop { gateway, inventory, payment, shipping })
 }

@@ -90,32 +90,46 @@ impl Participants for Calls {
 impl Calls {
     async fn call(&self, caller: &Caller, action: &str, data: OrderData) -> Outcome {
         let OrderData { order_id, details } = data;
-        let (mut inventory, mut payment, mut shipping) = (self.inventory.clone(), self.payment.clone(), self.shipping.clone());
+        let (mut inventory, mut payment, mut shipping) =
+            (self.inventory.clone(), self.payment.clone(), self.shipping.clone());
         match action {
             "reserve_inventory" => {
                 let lines = lines(&details.lines);
-                outcome(inventory.reserve_inventory(caller.request(ReserveInventoryRequest { order_id, lines })).await, |_| Value::Null)
+                outcome(
+                    inventory.reserve_inventory(caller.request(ReserveInventoryRequest { order_id, lines })).await,
+                    |_| Value::Null,
+                )
             }
             "release_inventory" => {
-                outcome(inventory.release_inventory(caller.request(ReleaseInventoryRequest { order_id })).await, |_| Value::Null)
+                outcome(inventory.release_inventory(caller.request(ReleaseInventoryRequest { order_id })).await, |_| {
+                    Value::Null
+                })
             }
             "charge_payment" => {
                 let Details { total: amount, currency, payment_method, .. } = details;
                 let request = ChargePaymentRequest { order_id, amount, currency, payment_method };
-                outcome(payment.charge_payment(caller.request(request)).await, |reply| json!({"reference": reply.reference}))
+                outcome(
+                    payment.charge_payment(caller.request(request)).await,
+                    |reply| json!({"reference": reply.reference}),
+                )
             }
             "refund_payment" => {
-                outcome(payment.refund_payment(caller.request(RefundPaymentRequest { order_id })).await, |_| Value::Null)
+                outcome(payment.refund_payment(caller.request(RefundPaymentRequest { order_id })).await, |_| {
+                    Value::Null
+                })
             }
             "create_shipment" => {
                 let Address { recipient, street, city, postal_code, country } = details.shipping_address;
                 let address = Some(Recipient { recipient, street, city, postal_code, country });
                 let request = CreateShipmentRequest { order_id, address };
-                let reply = |reply: proto::shipping::CreateShipmentResponse| json!({"tracking_number": reply.tracking_number});
+                let reply =
+                    |reply: proto::shipping::CreateShipmentResponse| json!({"tracking_number": reply.tracking_number});
                 outcome(shipping.create_shipment(caller.request(request)).await, reply)
             }
             "cancel_shipment" => {
-                outcome(shipping.cancel_shipment(caller.request(CancelShipmentRequest { order_id })).await, |_| Value::Null)
+                outcome(shipping.cancel_shipment(caller.request(CancelShipmentRequest { order_id })).await, |_| {
+                    Value::Null
+                })
             }
             "confirm_order" => match self.ledger.confirm(caller, &order_id).await {
                 Ok(()) => Outcome::Accepted(Value::Null),
@@ -128,7 +142,8 @@ impl Calls {
 
 /// Lines as inventory reads them.
 pub(crate) fn lines(lines: &[order::Line]) -> Vec<Line> {
-    let line = |line: &order::Line| Line { sku: line.sku.clone(), quantity: line.quantity, unit_price: line.unit_price };
+    let line =
+        |line: &order::Line| Line { sku: line.sku.clone(), quantity: line.quantity, unit_price: line.unit_price };
     lines.iter().map(line).collect()
 }
 
@@ -167,10 +182,18 @@ mod tests {
     #[test]
     fn only_a_definite_answer_is_a_refusal() {
         let of = |status: Status| failed(Refusal::of(&status));
-        assert!(matches!(of(Refusal::precondition("card_declined", "no").into()), Outcome::Refused(r) if r.reason == "card_declined"));
+        assert!(
+            matches!(of(Refusal::precondition("card_declined", "no").into()), Outcome::Refused(r) if r.reason == "card_declined")
+        );
         assert!(matches!(of(Status::invalid_argument("quantity")), Outcome::Refused(_)));
         assert!(matches!(of(Refusal::in_progress("wait").into()), Outcome::InProgress));
-        for unknown in [Status::unavailable(""), Status::deadline_exceeded(""), Status::internal(""), Status::unknown(""), Status::cancelled("")] {
+        for unknown in [
+            Status::unavailable(""),
+            Status::deadline_exceeded(""),
+            Status::internal(""),
+            Status::unknown(""),
+            Status::cancelled(""),
+        ] {
             assert!(matches!(of(unknown), Outcome::Unknown(_)));
         }
     }

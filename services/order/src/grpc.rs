@@ -4,8 +4,8 @@ use host::call::{Caller, answer};
 use proto::order::order_service_server::OrderService;
 use proto::order::{
     CancelOrderRequest, CancelOrderResponse, Cancellation as CancellationMessage, GetOrderRequest, GetOrderResponse,
-    ListOrdersRequest, ListOrdersResponse, Order as Message, OrderLine, OrderStatus, PlaceOrderRequest, PlaceOrderResponse,
-    Rejection, ShippingAddress,
+    ListOrdersRequest, ListOrdersResponse, Order as Message, OrderLine, OrderStatus, PlaceOrderRequest,
+    PlaceOrderResponse, Rejection, ShippingAddress,
 };
 use store::folded::Folded;
 use tonic::{Request, Response, Status as GrpcStatus, async_trait};
@@ -18,7 +18,10 @@ pub(crate) struct Grpc(pub(crate) Orders);
 
 #[async_trait]
 impl OrderService for Grpc {
-    async fn place_order(&self, request: Request<PlaceOrderRequest>) -> Result<Response<PlaceOrderResponse>, GrpcStatus> {
+    async fn place_order(
+        &self,
+        request: Request<PlaceOrderRequest>,
+    ) -> Result<Response<PlaceOrderResponse>, GrpcStatus> {
         let (caller, orders) = (Caller::of(&request, &self.0.process.ids)?, self.0.clone());
         let placed = self.0.process.tasks.run(async move { orders.place(&caller, request.into_inner()).await }).await;
         answer(placed.map(|order| PlaceOrderResponse { order: Some(message(order)) }))
@@ -30,13 +33,19 @@ impl OrderService for Grpc {
         answer(seen.map(|order| GetOrderResponse { order: Some(message(order)) }))
     }
 
-    async fn list_orders(&self, request: Request<ListOrdersRequest>) -> Result<Response<ListOrdersResponse>, GrpcStatus> {
+    async fn list_orders(
+        &self,
+        request: Request<ListOrdersRequest>,
+    ) -> Result<Response<ListOrdersResponse>, GrpcStatus> {
         let caller = Caller::of(&request, &self.0.process.ids)?;
         let (orders, next_page_token) = self.0.list(&caller, request.get_ref()).await?;
         Ok(Response::new(ListOrdersResponse { orders: orders.into_iter().map(message).collect(), next_page_token }))
     }
 
-    async fn cancel_order(&self, request: Request<CancelOrderRequest>) -> Result<Response<CancelOrderResponse>, GrpcStatus> {
+    async fn cancel_order(
+        &self,
+        request: Request<CancelOrderRequest>,
+    ) -> Result<Response<CancelOrderResponse>, GrpcStatus> {
         let (caller, orders) = (Caller::of(&request, &self.0.process.ids)?, self.0.clone());
         let asked = self.0.process.tasks.run(async move { orders.cancel(&caller, request.into_inner()).await }).await;
         answer(asked.map(|order| CancelOrderResponse { order: Some(message(order)) }))
@@ -64,13 +73,17 @@ fn message((order_id, folded): Answer) -> Message {
     };
     let status = status(&state).into();
     let rejection = match state.status {
-        Status::Rejected(cause) => {
-            Some(Rejection { reason: cause.reason, message: cause.message, sku: cause.sku, unit_price: cause.unit_price })
-        }
+        Status::Rejected(cause) => Some(Rejection {
+            reason: cause.reason,
+            message: cause.message,
+            sku: cause.sku,
+            unit_price: cause.unit_price,
+        }),
         _ => None,
     };
     let Address { recipient, street, city, postal_code, country } = state.details.shipping_address;
-    let line = |line: crate::order::Line| OrderLine { sku: line.sku, quantity: line.quantity, unit_price: line.unit_price };
+    let line =
+        |line: crate::order::Line| OrderLine { sku: line.sku, quantity: line.quantity, unit_price: line.unit_price };
     Message {
         order_id,
         customer_id: state.details.customer_id,

@@ -74,7 +74,8 @@ impl Ledger {
             Change { events: outcome.unwrap_or_default(), reply: vec![], timers: vec![] }
         };
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        let done = folded::change(store, ids, &order_stream(order_id), &id, &meta, decide).await.map_err(unavailable)?;
+        let done =
+            folded::change(store, ids, &order_stream(order_id), None, &id, &meta, decide).await.map_err(unavailable)?;
         match (done, refused.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)) {
             (Done::Before(_), _) | (Done::Now(_), None) => Ok(()),
             (Done::Now(_), Some(why)) => Err(refusal(why)),
@@ -130,11 +131,16 @@ pub(crate) fn refusal(why: Rejection) -> Refusal {
     match why {
         Rejection::Exists => Refusal::new(tonic::Code::AlreadyExists, "exists", "there is such an order"),
         Rejection::Unknown => Refusal::not_found("there is no such order"),
-        Rejection::CancellationRequested => Refusal::precondition("cancellation_requested", "the order is being called off"),
-        Rejection::AlreadyRejected => {
-            Refusal::precondition("already_rejected", "the order was rejected and everything undone; nothing is left to call off")
+        Rejection::CancellationRequested => {
+            Refusal::precondition("cancellation_requested", "the order is being called off")
         }
+        Rejection::AlreadyRejected => Refusal::precondition(
+            "already_rejected",
+            "the order was rejected and everything undone; nothing is left to call off",
+        ),
         Rejection::AlreadyEnded => Refusal::precondition("already_ended", "the order has ended"),
-        Rejection::TooLate => Refusal::precondition("too_late", "the parcel has left; the order cannot be called off any more"),
+        Rejection::TooLate => {
+            Refusal::precondition("too_late", "the parcel has left; the order cannot be called off any more")
+        }
     }
 }

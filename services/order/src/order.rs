@@ -202,7 +202,9 @@ impl Decider for Order {
             (Command::RequestCancellation, _) => Ok(vec![Event::OrderCancellationRequested { at }]),
 
             (Command::Cancel, Status::Confirmed) if cancelling => Ok(vec![Event::OrderCancelled { at }]),
-            (Command::RefuseCancellation, Status::Confirmed) if cancelling => Ok(vec![Event::OrderCancellationRefused { at }]),
+            (Command::RefuseCancellation, Status::Confirmed) if cancelling => {
+                Ok(vec![Event::OrderCancellationRefused { at }])
+            }
             (Command::Cancel, Status::Cancelled) => Ok(vec![]),
             (Command::RefuseCancellation, _) if self.cancellation == Cancellation::TooLate => Ok(vec![]),
             (Command::Cancel | Command::RefuseCancellation, _) => Err(Rejection::AlreadyEnded),
@@ -212,7 +214,13 @@ impl Decider for Order {
     fn evolve(mut self, event: &Event) -> Order {
         self.updated_at = match event {
             Event::OrderPlaced { details, at } => {
-                return Order { status: Status::Placed, details: details.clone(), placed_at: *at, updated_at: *at, ..self };
+                return Order {
+                    status: Status::Placed,
+                    details: details.clone(),
+                    placed_at: *at,
+                    updated_at: *at,
+                    ..self
+                };
             }
             Event::OrderConfirmed { at } => {
                 self.status = Status::Confirmed;
@@ -269,7 +277,9 @@ mod tests {
         let rejected = Event::OrderRejected { cause: declined(), at: AT };
         given::<Order>([placed()]).when(at(Command::Fail(declined()))).then([rejected.clone()]);
         given::<Order>([placed(), rejected.clone()]).when(at(Command::Fail(declined()))).then_nothing();
-        given::<Order>([placed(), rejected]).when(at(Command::RequestCancellation)).then_rejected(&Rejection::AlreadyRejected);
+        given::<Order>([placed(), rejected])
+            .when(at(Command::RequestCancellation))
+            .then_rejected(&Rejection::AlreadyRejected);
     }
 
     #[test]
@@ -286,9 +296,15 @@ mod tests {
         assert_eq!((&order.status, order.settled()), (&Status::Confirmed, false));
         given::<Order>([placed(), CONFIRMED, WANTED]).when(at(Command::Cancel)).then([CANCELLED]);
         let late = Event::OrderCancellationRefused { at: AT };
-        let order = given::<Order>([placed(), CONFIRMED, WANTED]).when(at(Command::RefuseCancellation)).then([late.clone()]);
-        assert_eq!((&order.status, order.cancellation, order.settled()), (&Status::Confirmed, Cancellation::TooLate, true));
-        given::<Order>([placed(), CONFIRMED, WANTED, late]).when(at(Command::RequestCancellation)).then_rejected(&Rejection::TooLate);
+        let order =
+            given::<Order>([placed(), CONFIRMED, WANTED]).when(at(Command::RefuseCancellation)).then([late.clone()]);
+        assert_eq!(
+            (&order.status, order.cancellation, order.settled()),
+            (&Status::Confirmed, Cancellation::TooLate, true)
+        );
+        given::<Order>([placed(), CONFIRMED, WANTED, late])
+            .when(at(Command::RequestCancellation))
+            .then_rejected(&Rejection::TooLate);
     }
 
     #[test]
@@ -296,7 +312,9 @@ mod tests {
         let ended = || given::<Order>([placed(), WANTED, CANCELLED]);
         ended().when(at(Command::Confirm)).then_rejected(&Rejection::AlreadyEnded);
         ended().when(at(Command::RequestCancellation)).then_nothing();
-        given::<Order>([placed(), CONFIRMED]).when(at(Command::Fail(declined()))).then_rejected(&Rejection::AlreadyEnded);
+        given::<Order>([placed(), CONFIRMED])
+            .when(at(Command::Fail(declined())))
+            .then_rejected(&Rejection::AlreadyEnded);
         given::<Order>([]).when(at(Command::Confirm)).then_rejected(&Rejection::Unknown);
     }
 

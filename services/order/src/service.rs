@@ -8,7 +8,9 @@ use host::remembered::{Remembered, fingerprint};
 use host::use_case::{origin, recall, unavailable};
 use host::{Process, check};
 use proto::inventory::CheckLinesRequest;
-use proto::order::{CancelOrderRequest, GetOrderRequest, ListOrdersRequest, OrderStatus, PlaceOrderRequest, ShippingAddress};
+use proto::order::{
+    CancelOrderRequest, GetOrderRequest, ListOrdersRequest, OrderStatus, PlaceOrderRequest, ShippingAddress,
+};
 use proto::payment::CheckPaymentMethodRequest;
 use saga::{Input, Pending, Runner};
 use store::folded::{self, Folded, persist, unreadable};
@@ -71,7 +73,8 @@ impl Orders {
         let pending = self.begin(&saga, &self.sagas.checkout, caller, &order_id, details.clone()).await?;
         let placed = self.ledger.decided(&order_id, &Folded::default(), Command::Place(details)).map_err(refusal)?;
         let listed = folded::encode(&Listing::OrderListed { order_id: order_id.clone() }, &self.process.ids);
-        let listing = Append { stream: customer_stream(&caller.customer), expected: Expected::Any, events: vec![listed] };
+        let listing =
+            Append { stream: customer_stream(&caller.customer), expected: Expected::Any, events: vec![listed] };
         let waiting = self.ledger.settling.wait_for(&order_id);
         let outcome = Ok(Named { order_id: order_id.clone() });
         match self.commit(caller, print, &outcome, vec![placed, listing], Some(&pending)).await {
@@ -143,7 +146,12 @@ impl Orders {
 
     /// What a cancellation does to the order's sagas: before confirmation it turns the checkout back, after it a saga of
     /// its own begins. A checkout that is turning back already is only held to that.
-    async fn turn(&self, caller: &Caller, order_id: &str, order: &Order) -> Result<(Vec<Append>, Option<Pending>), Refusal> {
+    async fn turn(
+        &self,
+        caller: &Caller,
+        order_id: &str,
+        order: &Order,
+    ) -> Result<(Vec<Append>, Option<Pending>), Refusal> {
         if order.status == Status::Confirmed {
             let saga = cancellation_stream(order_id);
             let pending = self.begin(&saga, &self.sagas.cancellation, caller, order_id, order.details.clone()).await?;
@@ -252,7 +260,11 @@ impl Orders {
     }
 
     /// A page of the caller's own orders, newest first, and the token of the next.
-    pub(crate) async fn list(&self, caller: &Caller, request: &ListOrdersRequest) -> Result<(Vec<Answer>, String), Refusal> {
+    pub(crate) async fn list(
+        &self,
+        caller: &Caller,
+        request: &ListOrdersRequest,
+    ) -> Result<(Vec<Answer>, String), Refusal> {
         let size = check::page_size(request.page_size)?;
         let status = OrderStatus::try_from(request.status)
             .map_err(|_| Refusal::invalid("status", format!("there is no order status {}", request.status)))?;
@@ -261,9 +273,14 @@ impl Orders {
         let newest = store.version(&stream).await.map_err(unavailable)?;
         let mut next = match request.page_token.as_str() {
             "" => newest,
-            token => token.parse::<Version>().ok().filter(|version| (1..=newest).contains(version)).ok_or_else(|| {
-                Refusal::invalid("page_token", "page_token is the next_page_token of the page before, as it was given")
-            })?,
+            token => {
+                token.parse::<Version>().ok().filter(|version| (1..=newest).contains(version)).ok_or_else(|| {
+                    Refusal::invalid(
+                        "page_token",
+                        "page_token is the next_page_token of the page before, as it was given",
+                    )
+                })?
+            }
         };
         let (mut page, last) = (vec![], next.saturating_sub(SCAN));
         while next > last && page.len() < size {
@@ -310,7 +327,10 @@ fn details(caller: &Caller, request: PlaceOrderRequest) -> Result<Details, Refus
     let Some(address) = shipping_address else {
         return Err(Refusal::invalid("shipping_address", "shipping_address is missing"));
     };
-    let lines = lines.into_iter().map(|line| Line { sku: line.sku, quantity: line.quantity, unit_price: line.unit_price }).collect();
+    let lines = lines
+        .into_iter()
+        .map(|line| Line { sku: line.sku, quantity: line.quantity, unit_price: line.unit_price })
+        .collect();
     let (customer_id, currency) = (caller.customer.to_string(), CURRENCY.to_owned());
     Ok(Details { customer_id, lines, total, currency, payment_method, shipping_address: checked(address)? })
 }
@@ -322,7 +342,10 @@ fn checked(address: ShippingAddress) -> Result<Address, Refusal> {
     check::text("shipping_address.city", &city, 1..=100)?;
     check::text("shipping_address.postal_code", &postal_code, 1..=16)?;
     if !(country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_uppercase())) {
-        return Err(Refusal::invalid("shipping_address.country", "shipping_address.country is two letters A-Z, such as KR"));
+        return Err(Refusal::invalid(
+            "shipping_address.country",
+            "shipping_address.country is two letters A-Z, such as KR",
+        ));
     }
     Ok(Address { recipient, street, city, postal_code, country })
 }

@@ -25,8 +25,14 @@ use crate::provider::{NoAnswer, PaymentProvider};
 /// How long `pm_card_slow` takes: longer than anybody waits for one try.
 pub const SLOW: Duration = Duration::from_secs(3);
 /// The tokens that the bank knows.
-pub const TOKENS: [&str; 6] =
-    ["pm_card_ok", "pm_card_declined", "pm_card_insufficient_funds", "pm_card_slow", "pm_card_lost_reply", "pm_card_twice"];
+pub const TOKENS: [&str; 6] = [
+    "pm_card_ok",
+    "pm_card_declined",
+    "pm_card_insufficient_funds",
+    "pm_card_slow",
+    "pm_card_lost_reply",
+    "pm_card_twice",
+];
 
 /// A report that the bank makes on its own: the charge known to us as `reference` ended like this.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +107,11 @@ impl Decider for Account {
             (Ask::Charge(charge, reference), Account::Unknown) => vec![match charge.method.as_str() {
                 "pm_card_declined" => Entry::Refused { reason: "card_declined".to_owned() },
                 "pm_card_insufficient_funds" => Entry::Refused { reason: "insufficient_funds".to_owned() },
-                _ => Entry::Debited { amount: charge.amount, currency: charge.currency.clone(), reference: reference.clone() },
+                _ => Entry::Debited {
+                    amount: charge.amount,
+                    currency: charge.currency.clone(),
+                    reference: reference.clone(),
+                },
             }],
             (Ask::Cancel, Account::Unknown) => vec![Entry::CalledOff {}],
             (Ask::Refund(key), Account::Debited { credited: false }) => vec![Entry::Credited { key: key.clone() }],
@@ -153,7 +163,10 @@ impl Bank {
         };
         let broken = |why: store::ReadError| NoAnswer(why.to_string());
         let ledger = self.ledger.as_ref();
-        let done = folded::change(ledger, &self.process.ids, &stream, &id, &Meta::default(), decide).await.map_err(broken)?;
+        let guess = matches!(ask, Ask::Charge(..)).then(Folded::default);
+        let done = folded::change(ledger, &self.process.ids, &stream, guess, &id, &Meta::default(), decide)
+            .await
+            .map_err(broken)?;
         if refused.into_inner() {
             return Err(NoAnswer(format!("the ledger has no charge {key} to give back")));
         }
@@ -169,7 +182,8 @@ impl Bank {
         }
         let (key, method) = (charge.key.clone(), charge.method.clone());
         let account = self.ask(&key, Ask::Charge(charge, reference.clone())).await?;
-        let charged = charged(&key, &account).ok_or_else(|| NoAnswer("the ledger forgot what it just wrote".to_owned()))?;
+        let charged =
+            charged(&key, &account).ok_or_else(|| NoAnswer("the ledger forgot what it just wrote".to_owned()))?;
         match method.as_str() {
             "pm_card_lost_reply" => std::future::pending().await,
             "pm_card_twice" => {
@@ -204,7 +218,8 @@ impl PaymentProvider for Bank {
 
     async fn outcome(&self, key: &str) -> Result<Option<Charged>, NoAnswer> {
         let stream = StreamId::from(format!("charge-{key}"));
-        let account = folded::load::<Account>(self.ledger.as_ref(), &stream).await.map_err(|why| NoAnswer(why.to_string()))?;
+        let account =
+            folded::load::<Account>(self.ledger.as_ref(), &stream).await.map_err(|why| NoAnswer(why.to_string()))?;
         Ok(charged(key, &account.state))
     }
 

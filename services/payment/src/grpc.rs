@@ -2,8 +2,9 @@
 use host::call::{Caller, answer};
 use proto::payment::payment_service_server::PaymentService;
 use proto::payment::{
-    ChargePaymentRequest, ChargePaymentResponse, CheckPaymentMethodRequest, CheckPaymentMethodResponse, GetPaymentRequest,
-    GetPaymentResponse, Payment as Message, PaymentStatus, RefundPaymentRequest, RefundPaymentResponse,
+    ChargePaymentRequest, ChargePaymentResponse, CheckPaymentMethodRequest, CheckPaymentMethodResponse,
+    GetPaymentRequest, GetPaymentResponse, Payment as Message, PaymentStatus, RefundPaymentRequest,
+    RefundPaymentResponse,
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -26,12 +27,18 @@ impl PaymentService for Grpc {
         answer(crate::known_method(&request.get_ref().payment_method).map(|()| CheckPaymentMethodResponse {}))
     }
 
-    async fn charge_payment(&self, request: Request<ChargePaymentRequest>) -> Result<Response<ChargePaymentResponse>, Status> {
+    async fn charge_payment(
+        &self,
+        request: Request<ChargePaymentRequest>,
+    ) -> Result<Response<ChargePaymentResponse>, Status> {
         let (caller, payments) = (Caller::of(&request, &self.process.ids)?, self.payments.clone());
         answer(self.process.tasks.run(async move { payments.charge(&caller, request.into_inner()).await }).await)
     }
 
-    async fn refund_payment(&self, request: Request<RefundPaymentRequest>) -> Result<Response<RefundPaymentResponse>, Status> {
+    async fn refund_payment(
+        &self,
+        request: Request<RefundPaymentRequest>,
+    ) -> Result<Response<RefundPaymentResponse>, Status> {
         let (caller, payments) = (Caller::of(&request, &self.process.ids)?, self.payments.clone());
         answer(self.process.tasks.run(async move { payments.refund(&caller, request.into_inner()).await }).await)
     }

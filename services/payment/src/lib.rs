@@ -29,7 +29,13 @@ use provider::PaymentProvider;
 use service::Payments;
 
 /// Starts the service: over its store and a bank, with the reports that the bank makes on its own.
-pub fn start(process: &Process, store: Arc<dyn Store>, bank: Arc<dyn PaymentProvider>, reports: mpsc::Receiver<Report>, red: Red) -> Transport {
+pub fn start(
+    process: &Process,
+    store: Arc<dyn Store>,
+    bank: Arc<dyn PaymentProvider>,
+    reports: mpsc::Receiver<Report>,
+    red: Red,
+) -> Transport {
     let payments = Payments::new(process, store, bank);
     payments.listen();
     process.tasks.spawn_until_stop(hear(payments.clone(), reports));
@@ -39,7 +45,11 @@ pub fn start(process: &Process, store: Arc<dyn Store>, bank: Arc<dyn PaymentProv
 async fn hear(payments: Payments, mut reports: mpsc::Receiver<Report>) {
     while let Some(report) = reports.recv().await {
         if let Err(why) = payments.reported(&report.reference, report.charged).await {
-            tracing::warn!(order = report.reference, why = why.message, "a report of the bank is not recorded; the timer finds out");
+            tracing::warn!(
+                order = report.reference,
+                why = why.message,
+                "a report of the bank is not recorded; the timer finds out"
+            );
         }
     }
 }

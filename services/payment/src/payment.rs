@@ -150,15 +150,19 @@ impl Decider for Payment {
                 Charged::Declined { reason } => Event::PaymentDeclined { reason },
                 Charged::CalledOff {} => Event::PaymentVoided {},
             }]),
-            (Command::SettleCharge(charged), Stage::Refunding { taken: false, .. }) => Ok(vec![match charged.clone() {
-                Charged::Taken { reference } => Event::PaymentCharged { reference },
-                Charged::Declined { .. } | Charged::CalledOff {} => Event::PaymentVoided {},
-            }]),
+            (Command::SettleCharge(charged), Stage::Refunding { taken: false, .. }) => {
+                Ok(vec![match charged.clone() {
+                    Charged::Taken { reference } => Event::PaymentCharged { reference },
+                    Charged::Declined { .. } | Charged::CalledOff {} => Event::PaymentVoided {},
+                }])
+            }
             (Command::SettleCharge(_) | Command::SettleRefund, Stage::Untouched) => Err(Rejection::NothingAsked),
             (Command::SettleCharge(_), _) => Ok(vec![]),
 
             (Command::Refund { .. }, Stage::Untouched | Stage::Declined { .. }) => Ok(vec![Event::PaymentVoided {}]),
-            (Command::Refund { key }, Stage::Charging | Stage::Charged { .. }) => Ok(vec![Event::RefundRequested { key: key.clone() }]),
+            (Command::Refund { key }, Stage::Charging | Stage::Charged { .. }) => {
+                Ok(vec![Event::RefundRequested { key: key.clone() }])
+            }
             (Command::Refund { .. }, Stage::Refunding { .. } | Stage::Refunded) => Ok(vec![]),
 
             (Command::SettleRefund, Stage::Refunding { taken: true, .. }) => Ok(vec![Event::PaymentRefunded {}]),
@@ -169,8 +173,12 @@ impl Decider for Payment {
 
     fn evolve(self, event: &Event) -> Payment {
         let stage = match (event, &self.stage) {
-            (Event::ChargeRequested { charge }, _) => return Payment { stage: Stage::Charging, charge: charge.clone() },
-            (Event::PaymentCharged { .. }, Stage::Refunding { key, .. }) => Stage::Refunding { key: key.clone(), taken: true },
+            (Event::ChargeRequested { charge }, _) => {
+                return Payment { stage: Stage::Charging, charge: charge.clone() };
+            }
+            (Event::PaymentCharged { .. }, Stage::Refunding { key, .. }) => {
+                Stage::Refunding { key: key.clone(), taken: true }
+            }
             (Event::PaymentCharged { reference }, _) => Stage::Charged { reference: reference.clone() },
             (Event::PaymentDeclined { reason }, _) => Stage::Declined { reason: reason.clone() },
             (Event::RefundRequested { key }, stage) => {
@@ -188,7 +196,12 @@ mod tests {
     use decider::spec::given;
 
     fn charge() -> Charge {
-        Charge { key: "saga/charge_payment/do".into(), amount: 900, currency: "KRW".into(), method: "pm_card_ok".into() }
+        Charge {
+            key: "saga/charge_payment/do".into(),
+            amount: 900,
+            currency: "KRW".into(),
+            method: "pm_card_ok".into(),
+        }
     }
     fn requested() -> Event {
         Event::ChargeRequested { charge: charge() }
@@ -211,7 +224,9 @@ mod tests {
         given::<Payment>([]).when(Command::Charge(charge())).then([requested()]);
         given::<Payment>([requested()]).when(taken()).then([charged()]);
         let declined = Command::SettleCharge(Charged::Declined { reason: "card_declined".into() });
-        given::<Payment>([requested()]).when(declined).then([Event::PaymentDeclined { reason: "card_declined".into() }]);
+        given::<Payment>([requested()])
+            .when(declined)
+            .then([Event::PaymentDeclined { reason: "card_declined".into() }]);
     }
 
     #[test]
@@ -219,15 +234,21 @@ mod tests {
         given::<Payment>([requested()]).when(Command::Charge(charge())).then_nothing();
         given::<Payment>([requested(), charged()]).when(taken()).then_nothing();
         let another = Charge { key: "other".into(), ..charge() };
-        given::<Payment>([requested(), charged()]).when(Command::Charge(another)).then_rejected(&Rejection::AnotherCharge);
+        given::<Payment>([requested(), charged()])
+            .when(Command::Charge(another))
+            .then_rejected(&Rejection::AnotherCharge);
     }
 
     #[test]
     fn a_charge_is_given_back_once() {
         given::<Payment>([requested(), charged()]).when(refund()).then([refunding()]);
         given::<Payment>([requested(), charged(), refunding()]).when(refund()).then_nothing();
-        given::<Payment>([requested(), charged(), refunding()]).when(Command::SettleRefund).then([Event::PaymentRefunded {}]);
-        given::<Payment>([requested(), charged(), refunding(), Event::PaymentRefunded {}]).when(Command::SettleRefund).then_nothing();
+        given::<Payment>([requested(), charged(), refunding()])
+            .when(Command::SettleRefund)
+            .then([Event::PaymentRefunded {}]);
+        given::<Payment>([requested(), charged(), refunding(), Event::PaymentRefunded {}])
+            .when(Command::SettleRefund)
+            .then_nothing();
     }
 
     /// SG-3: what was refunded before it was charged is never charged.
@@ -235,13 +256,17 @@ mod tests {
     fn a_charge_after_its_refund_is_refused() {
         let refunded = given::<Payment>([]).when(refund()).then([Event::PaymentVoided {}]);
         assert_eq!(refunded.decide(&Command::Charge(charge())), Err(Rejection::AlreadyRefunded));
-        given::<Payment>([requested(), refunding()]).when(Command::Charge(charge())).then_rejected(&Rejection::AlreadyRefunded);
+        given::<Payment>([requested(), refunding()])
+            .when(Command::Charge(charge()))
+            .then_rejected(&Rejection::AlreadyRefunded);
     }
 
     #[test]
     fn an_undo_that_finds_an_intent_waits_for_what_became_of_it() {
         given::<Payment>([requested()]).when(refund()).then([refunding()]);
-        given::<Payment>([requested(), refunding()]).when(Command::SettleRefund).then_rejected(&Rejection::NothingAsked);
+        given::<Payment>([requested(), refunding()])
+            .when(Command::SettleRefund)
+            .then_rejected(&Rejection::NothingAsked);
         let off = Command::SettleCharge(Charged::CalledOff {});
         given::<Payment>([requested(), refunding()]).when(off).then([Event::PaymentVoided {}]);
         let settled = given::<Payment>([requested(), refunding()]).when(taken()).then([charged()]);

@@ -11,6 +11,7 @@ use host::error::Refusal;
 use host::{Process, check};
 use proto::payment::{ChargePaymentRequest, ChargePaymentResponse, RefundPaymentRequest, RefundPaymentResponse};
 use saga::participant::{Asking, Participant, in_progress};
+use store::folded::Folded;
 use store::{Meta, Store, StreamId};
 
 use crate::payment::{Charge, Charged, Command, Payment, Rejection, Stage};
@@ -53,17 +54,24 @@ impl Payments {
     ///
     /// # Errors
     /// The bank's refusal, `already_refunded`, or `in_progress`.
-    pub async fn charge(&self, caller: &Caller, request: ChargePaymentRequest) -> Result<ChargePaymentResponse, Refusal> {
+    pub async fn charge(
+        &self,
+        caller: &Caller,
+        request: ChargePaymentRequest,
+    ) -> Result<ChargePaymentResponse, Refusal> {
         let ChargePaymentRequest { order_id, amount, currency, payment_method: method } = request;
         check::id("order_id", &order_id)?;
         check::number("amount", amount, 1..=1_000_000_000_000)?;
         check::text("currency", &currency, 3..=3)?;
         crate::known_method(&method)?;
         let key = caller.command()?.to_string();
-        let payment = self.carry_out(caller, &order_id, &Command::Charge(Charge { key, amount, currency, method })).await?;
+        let payment =
+            self.carry_out(caller, &order_id, &Command::Charge(Charge { key, amount, currency, method })).await?;
         match payment.stage {
             Stage::Charged { reference } => Ok(ChargePaymentResponse { reference }),
-            Stage::Declined { reason } => Err(Refusal::precondition(reason, "the bank refused the card; choose another way to pay")),
+            Stage::Declined { reason } => {
+                Err(Refusal::precondition(reason, "the bank refused the card; choose another way to pay"))
+            }
             Stage::Untouched | Stage::Charging => Err(in_progress()),
             Stage::Refunding { .. } | Stage::Refunded => Err(Rejection::AlreadyRefunded.into()),
         }
@@ -73,7 +81,11 @@ impl Payments {
     ///
     /// # Errors
     /// `in_progress` while the bank has not answered.
-    pub async fn refund(&self, caller: &Caller, request: RefundPaymentRequest) -> Result<RefundPaymentResponse, Refusal> {
+    pub async fn refund(
+        &self,
+        caller: &Caller,
+        request: RefundPaymentRequest,
+    ) -> Result<RefundPaymentResponse, Refusal> {
         check::id("order_id", &request.order_id)?;
         let key = caller.command()?.to_string();
         let payment = self.carry_out(caller, &request.order_id, &Command::Refund { key }).await?;
@@ -86,7 +98,7 @@ impl Payments {
     /// UNAVAILABLE if it cannot be read.
     pub async fn get(&self, order_id: &str) -> Result<Payment, Refusal> {
         check::id("order_id", order_id)?;
-        self.payments.load(&self.payments.stream(order_id)).await
+        self.payments.load(&self.payments.stream(order_id)).await.map(|payment| payment.state)
     }
 
     /// The bank reported on its own how the charge of an order ended.
@@ -96,27 +108,39 @@ impl Payments {
     pub async fn reported(&self, order_id: &str, charged: Charged) -> Result<(), Refusal> {
         let stream = self.payments.stream(order_id);
         let payment = self.payments.load(&stream).await?;
-        if payment.stage == Stage::Untouched {
+        if payment.state.stage == Stage::Untouched {
             return Err(Rejection::NothingAsked.into());
         }
         let origin = self.payments.origin(&stream).await?;
-        self.payments.record(&stream, &payment.charge.key, &Command::SettleCharge(charged), &origin).await.map(|_| ())
+        let key = payment.state.charge.key.clone();
+        self.payments.record(&stream, payment, &key, &Command::SettleCharge(charged), &origin).await.map(|_| ())
     }
 
     async fn carry_out(&self, caller: &Caller, order_id: &str, command: &Command) -> Result<Payment, Refusal> {
-        let intent = self.payments.intend(caller, order_id, command).await?;
+        // A charge mostly comes first.
+        let guess = matches!(command, Command::Charge(_)).then(Folded::default);
+        let intent = self.payments.intend(caller, order_id, command, guess).await?;
         match intent.to_settle {
-            Some((stream, origin)) => self.settle(&stream, intent.state, &origin, true).await,
-            None => Ok(intent.state),
+            Some((stream, origin)) => {
+                self.settle(&stream, intent.folded, &origin, true).await.map(|payment| payment.state)
+            }
+            None => Ok(intent.folded.state),
         }
     }
 
     /// Takes an open payment as far as the bank answers. `fresh` is one that nobody has asked the bank about.
-    async fn settle(&self, stream: &StreamId, mut payment: Payment, origin: &Meta, fresh: bool) -> Result<Payment, Refusal> {
+    async fn settle(
+        &self,
+        stream: &StreamId,
+        mut payment: Folded<Payment>,
+        origin: &Meta,
+        fresh: bool,
+    ) -> Result<Folded<Payment>, Refusal> {
         loop {
-            let key = &payment.charge.key;
-            let (id, outcome) = match &payment.stage {
-                Stage::Charging => (key, Command::SettleCharge(self.ask_to_charge(stream, &payment, fresh).await?)),
+            let Payment { stage, charge } = payment.state.clone();
+            let key = &charge.key;
+            let (id, outcome) = match &stage {
+                Stage::Charging => (key, Command::SettleCharge(self.ask_to_charge(stream, &charge, fresh).await?)),
                 Stage::Refunding { taken: false, .. } => {
                     (key, Command::SettleCharge(self.payments.patiently(self.bank.cancel(key)).await?))
                 }
@@ -124,16 +148,18 @@ impl Payments {
                     self.payments.patiently(self.bank.refund(key, refund)).await?;
                     (refund, Command::SettleRefund)
                 }
-                Stage::Untouched | Stage::Charged { .. } | Stage::Declined { .. } | Stage::Refunded => return Ok(payment),
+                Stage::Untouched | Stage::Charged { .. } | Stage::Declined { .. } | Stage::Refunded => {
+                    return Ok(payment);
+                }
             };
             // Danger: killed here, the bank has acted and nothing says so but the intent. Its timer asks by the same key.
-            payment = self.payments.record(stream, id, &outcome, origin).await?;
-            tracing::info!(stage = payment.stage.word(), "payment settled");
+            payment = self.payments.record(stream, payment, id, &outcome, origin).await?;
+            tracing::info!(stage = payment.state.stage.word(), "payment settled");
         }
     }
 
-    async fn ask_to_charge(&self, stream: &StreamId, payment: &Payment, fresh: bool) -> Result<Charged, Refusal> {
-        let (charge, order_id) = (&payment.charge, self.payments.order_id(stream));
+    async fn ask_to_charge(&self, stream: &StreamId, charge: &Charge, fresh: bool) -> Result<Charged, Refusal> {
+        let order_id = self.payments.order_id(stream);
         let asked_after = || self.payments.patiently(self.bank.outcome(&charge.key));
         if !fresh && let Some(charged) = asked_after().await? {
             return Ok(charged);

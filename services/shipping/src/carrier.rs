@@ -115,7 +115,8 @@ impl Simulator {
         };
         let broken = |why: store::ReadError| NoAnswer(why.to_string());
         let (book, ids) = (self.book.as_ref(), &self.process.ids);
-        match folded::change(book, ids, &stream, &id, &Meta::default(), decide).await.map_err(broken)? {
+        let guess = matches!(ask, Ask::Book(_)).then(Folded::default);
+        match folded::change(book, ids, &stream, guess, &id, &Meta::default(), decide).await.map_err(broken)? {
             Done::Now(booking) => Ok(booking.state),
             Done::Before(_) => Ok(folded::load(book, &stream).await.map_err(broken)?.state),
         }
@@ -140,6 +141,8 @@ impl Carrier for Simulator {
 
 /// The same key has the same number, without a look into the book (FNV-1a, 64 bits).
 fn tracking_number(key: &str) -> String {
-    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = key
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     format!("JT{hash:016X}KR")
 }

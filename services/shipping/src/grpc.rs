@@ -20,17 +20,26 @@ pub(crate) struct Grpc {
 
 #[async_trait]
 impl ShippingService for Grpc {
-    async fn create_shipment(&self, request: Request<CreateShipmentRequest>) -> Result<Response<CreateShipmentResponse>, Status> {
+    async fn create_shipment(
+        &self,
+        request: Request<CreateShipmentRequest>,
+    ) -> Result<Response<CreateShipmentResponse>, Status> {
         let (caller, shipments) = (Caller::of(&request, &self.process.ids)?, self.shipments.clone());
         answer(self.process.tasks.run(async move { shipments.create(&caller, request.into_inner()).await }).await)
     }
 
-    async fn cancel_shipment(&self, request: Request<CancelShipmentRequest>) -> Result<Response<CancelShipmentResponse>, Status> {
+    async fn cancel_shipment(
+        &self,
+        request: Request<CancelShipmentRequest>,
+    ) -> Result<Response<CancelShipmentResponse>, Status> {
         let (caller, shipments) = (Caller::of(&request, &self.process.ids)?, self.shipments.clone());
         answer(self.process.tasks.run(async move { shipments.cancel(&caller, request.into_inner()).await }).await)
     }
 
-    async fn get_shipment(&self, request: Request<GetShipmentRequest>) -> Result<Response<GetShipmentResponse>, Status> {
+    async fn get_shipment(
+        &self,
+        request: Request<GetShipmentRequest>,
+    ) -> Result<Response<GetShipmentResponse>, Status> {
         let order_id = request.into_inner().order_id;
         let shipment = self.shipments.get(&order_id).await?;
         if shipment == Shipment::default() {

@@ -10,6 +10,7 @@ use host::error::Refusal;
 use host::{Process, check};
 use proto::shipping::{CancelShipmentRequest, CancelShipmentResponse, CreateShipmentRequest, CreateShipmentResponse};
 use saga::participant::{Asking, Participant, in_progress};
+use store::folded::Folded;
 use store::{Meta, Store, StreamId};
 
 use crate::carrier::Carrier;
@@ -52,16 +53,22 @@ impl Shipments {
     ///
     /// # Errors
     /// The carrier's refusal, `already_cancelled`, or `in_progress`.
-    pub async fn create(&self, caller: &Caller, request: CreateShipmentRequest) -> Result<CreateShipmentResponse, Refusal> {
+    pub async fn create(
+        &self,
+        caller: &Caller,
+        request: CreateShipmentRequest,
+    ) -> Result<CreateShipmentResponse, Refusal> {
         check::id("order_id", &request.order_id)?;
         let address = address(request.address.unwrap_or_default())?;
         let key = caller.command()?.to_string();
         let shipment = self.carry_out(caller, &request.order_id, &Command::Create(Parcel { key, address })).await?;
         match shipment.stage {
-            Stage::Created { tracking_number } | Stage::Dispatched { tracking_number } | Stage::Delivered { tracking_number } => {
-                Ok(CreateShipmentResponse { tracking_number })
+            Stage::Created { tracking_number }
+            | Stage::Dispatched { tracking_number }
+            | Stage::Delivered { tracking_number } => Ok(CreateShipmentResponse { tracking_number }),
+            Stage::Refused { reason } => {
+                Err(Refusal::precondition(reason, "the carrier does not serve the country of the address"))
             }
-            Stage::Refused { reason } => Err(Refusal::precondition(reason, "the carrier does not serve the country of the address")),
             Stage::Untouched | Stage::Requested => Err(in_progress()),
             Stage::Cancelling { .. } | Stage::Cancelled => Err(Rejection::AlreadyCancelled.into()),
         }
@@ -71,7 +78,11 @@ impl Shipments {
     ///
     /// # Errors
     /// `too_late`, or `in_progress`.
-    pub async fn cancel(&self, caller: &Caller, request: CancelShipmentRequest) -> Result<CancelShipmentResponse, Refusal> {
+    pub async fn cancel(
+        &self,
+        caller: &Caller,
+        request: CancelShipmentRequest,
+    ) -> Result<CancelShipmentResponse, Refusal> {
         check::id("order_id", &request.order_id)?;
         let key = caller.command()?.to_string();
         let shipment = self.carry_out(caller, &request.order_id, &Command::Cancel { key }).await?;
@@ -84,23 +95,33 @@ impl Shipments {
     /// UNAVAILABLE if it cannot be read.
     pub async fn get(&self, order_id: &str) -> Result<Shipment, Refusal> {
         check::id("order_id", order_id)?;
-        self.shipments.load(&self.shipments.stream(order_id)).await
+        self.shipments.load(&self.shipments.stream(order_id)).await.map(|shipment| shipment.state)
     }
 
     async fn carry_out(&self, caller: &Caller, order_id: &str, command: &Command) -> Result<Shipment, Refusal> {
-        let intent = self.shipments.intend(caller, order_id, command).await?;
+        // A booking mostly comes first.
+        let guess = matches!(command, Command::Create(_)).then(Folded::default);
+        let intent = self.shipments.intend(caller, order_id, command, guess).await?;
         match intent.to_settle {
-            Some((stream, origin)) => self.settle(&stream, intent.state, &origin).await,
-            None => Ok(intent.state),
+            Some((stream, origin)) => self.settle(&stream, intent.folded, &origin).await.map(|shipment| shipment.state),
+            None => Ok(intent.folded.state),
         }
     }
 
     /// Takes an open shipment as far as the carrier answers.
-    async fn settle(&self, stream: &StreamId, mut shipment: Shipment, origin: &Meta) -> Result<Shipment, Refusal> {
+    async fn settle(
+        &self,
+        stream: &StreamId,
+        mut shipment: Folded<Shipment>,
+        origin: &Meta,
+    ) -> Result<Folded<Shipment>, Refusal> {
         loop {
-            let key = &shipment.parcel.key;
-            let (id, outcome) = match &shipment.stage {
-                Stage::Requested => (key, Command::SettleCreate(self.shipments.patiently(self.carrier.book(&shipment.parcel)).await?)),
+            let Shipment { stage, parcel } = shipment.state.clone();
+            let key = &parcel.key;
+            let (id, outcome) = match &stage {
+                Stage::Requested => {
+                    (key, Command::SettleCreate(self.shipments.patiently(self.carrier.book(&parcel)).await?))
+                }
                 Stage::Cancelling { key: cancel } => {
                     self.shipments.patiently(self.carrier.cancel(key)).await?;
                     (cancel, Command::SettleCancel)
@@ -108,8 +129,8 @@ impl Shipments {
                 _ => return Ok(shipment),
             };
             // Danger: killed here, the carrier has acted and nothing says so but the intent. Its timer asks by the same key.
-            shipment = self.shipments.record(stream, id, &outcome, origin).await?;
-            tracing::info!(stage = shipment.stage.word(), "shipment settled");
+            shipment = self.shipments.record(stream, shipment, id, &outcome, origin).await?;
+            tracing::info!(stage = shipment.state.stage.word(), "shipment settled");
         }
     }
 }

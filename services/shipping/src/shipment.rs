@@ -169,7 +169,9 @@ impl Decider for Shipment {
 
     fn decide(&self, command: &Command) -> Result<Vec<Event>, Rejection> {
         match (command, &self.stage) {
-            (Command::Create(parcel), Stage::Untouched) => Ok(vec![Event::ShipmentRequested { parcel: parcel.clone() }]),
+            (Command::Create(parcel), Stage::Untouched) => {
+                Ok(vec![Event::ShipmentRequested { parcel: parcel.clone() }])
+            }
             (Command::Create(_), Stage::Cancelling { .. } | Stage::Cancelled) => Err(Rejection::AlreadyCancelled),
             (Command::Create(parcel), _) if parcel.key != self.parcel.key => Err(Rejection::AnotherShipment),
             (Command::Create(_), _) => Ok(vec![]),
@@ -204,13 +206,19 @@ impl Decider for Shipment {
 
     fn evolve(self, event: &Event) -> Shipment {
         let stage = match (event, self.stage) {
-            (Event::ShipmentRequested { parcel }, _) => return Shipment { stage: Stage::Requested, parcel: parcel.clone() },
-            (Event::ShipmentCreated { tracking_number }, _) => Stage::Created { tracking_number: tracking_number.clone() },
+            (Event::ShipmentRequested { parcel }, _) => {
+                return Shipment { stage: Stage::Requested, parcel: parcel.clone() };
+            }
+            (Event::ShipmentCreated { tracking_number }, _) => {
+                Stage::Created { tracking_number: tracking_number.clone() }
+            }
             (Event::ShipmentRefused { reason }, _) => Stage::Refused { reason: reason.clone() },
             (Event::ShipmentCancelRequested { key }, _) => Stage::Cancelling { key: key.clone() },
             (Event::ShipmentCancelled {}, _) => Stage::Cancelled,
             (Event::ShipmentDispatched {}, Stage::Created { tracking_number }) => Stage::Dispatched { tracking_number },
-            (Event::ShipmentDelivered {}, Stage::Dispatched { tracking_number }) => Stage::Delivered { tracking_number },
+            (Event::ShipmentDelivered {}, Stage::Dispatched { tracking_number }) => {
+                Stage::Delivered { tracking_number }
+            }
             (Event::ShipmentDispatched {} | Event::ShipmentDelivered {}, stage) => stage,
         };
         Shipment { stage, parcel: self.parcel }
@@ -223,7 +231,10 @@ mod tests {
     use decider::spec::given;
 
     fn parcel() -> Parcel {
-        Parcel { key: "saga/create_shipment/do".into(), address: Address { country: "KR".into(), ..Address::default() } }
+        Parcel {
+            key: "saga/create_shipment/do".into(),
+            address: Address { country: "KR".into(), ..Address::default() },
+        }
     }
     fn requested() -> Event {
         Event::ShipmentRequested { parcel: parcel() }
@@ -246,7 +257,9 @@ mod tests {
         given::<Shipment>([]).when(Command::Create(parcel())).then([requested()]);
         given::<Shipment>([requested()]).when(labelled()).then([created()]);
         let refused = Command::SettleCreate(Booked::Refused { reason: "country_not_served".into() });
-        given::<Shipment>([requested()]).when(refused).then([Event::ShipmentRefused { reason: "country_not_served".into() }]);
+        given::<Shipment>([requested()])
+            .when(refused)
+            .then([Event::ShipmentRefused { reason: "country_not_served".into() }]);
     }
 
     #[test]
@@ -270,7 +283,9 @@ mod tests {
     fn a_booking_after_its_cancellation_is_refused() {
         let cancelled = given::<Shipment>([]).when(cancel()).then([Event::ShipmentCancelled {}]);
         assert_eq!(cancelled.decide(&Command::Create(parcel())), Err(Rejection::AlreadyCancelled));
-        given::<Shipment>([requested(), cancelling()]).when(Command::Create(parcel())).then_rejected(&Rejection::AlreadyCancelled);
+        given::<Shipment>([requested(), cancelling()])
+            .when(Command::Create(parcel()))
+            .then_rejected(&Rejection::AlreadyCancelled);
     }
 
     #[test]

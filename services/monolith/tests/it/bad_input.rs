@@ -132,7 +132,10 @@ async fn operators_name_themselves_and_what_they_do_is_checked() {
         is_problem(&answer, status, Some(field), path);
     }
     let added = shop.send(Method::POST, "/v1/products", &operator, product.to_string()).await;
-    assert_eq!((added.status, &added.headers["location"]), (StatusCode::CREATED, &http::HeaderValue::from_static("/v1/products/NEW-1")));
+    assert_eq!(
+        (added.status, &added.headers["location"]),
+        (StatusCode::CREATED, &http::HeaderValue::from_static("/v1/products/NEW-1"))
+    );
     let again = shop.send(Method::POST, "/v1/products", &operator, product.to_string()).await;
     assert_eq!(again.body, added.body, "the same key, the same answer");
     let recorded = world.stores.inventory.load(&"product-NEW-1".into(), 0, 1).await.unwrap();

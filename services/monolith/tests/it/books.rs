@@ -74,7 +74,8 @@ async fn money(bank: &dyn Store, pages: &mut BTreeMap<String, Page>) {
 async fn parcels(carrier: &dyn Store, pages: &mut BTreeMap<String, Page>) {
     for stream in streams(carrier, "parcel-").await {
         let booking: Folded<Booking> = folded::load(carrier, &stream).await.unwrap();
-        pages.entry(order_of(&stream, "parcel-checkout-")).or_default().parcels += usize::from(booking.state == Booking::Labelled);
+        pages.entry(order_of(&stream, "parcel-checkout-")).or_default().parcels +=
+            usize::from(booking.state == Booking::Labelled);
     }
 }
 

@@ -21,7 +21,9 @@ async fn a_good_order_is_confirmed_and_everything_is_done_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_declined_card_releases_the_goods() {
-    for (method, reason) in [("pm_card_declined", "card_declined"), ("pm_card_insufficient_funds", "insufficient_funds")] {
+    for (method, reason) in
+        [("pm_card_declined", "card_declined"), ("pm_card_insufficient_funds", "insufficient_funds")]
+    {
         let world = World::new();
         let shop = world.shop().await;
         let answer = shop.place("k1", 10, &order(method, "KR")).await;
@@ -65,7 +67,10 @@ async fn the_same_key_is_the_same_order_and_another_body_is_refused() {
     assert_eq!(text(&one.body, "order_id"), text(&two.body, "order_id"));
     assert_eq!(one.body, three.body);
     let reused = shop.place("k1", 0, &order("pm_card_twice", "KR")).await;
-    assert_eq!((reused.status, text(&reused.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused"));
+    assert_eq!(
+        (reused.status, text(&reused.body, "reason")),
+        (StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused")
+    );
     assert_eq!(books::balance(&world.stores).await.len(), 1);
 }
 
@@ -80,7 +85,10 @@ async fn a_price_that_changes_on_the_way_rejects_the_order_with_the_new_one() {
     // Known before the order is placed, it is refused at once, and nothing is kept.
     let stale = shop.place("k1", 10, &order("pm_card_ok", "KR")).await;
     assert_eq!((stale.status, text(&stale.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "price_changed"));
-    assert_eq!((text(&stale.body, "field"), text(&stale.body["facts"], "unit_price")), ("lines[0].unit_price", "17000"));
+    assert_eq!(
+        (text(&stale.body, "field"), text(&stale.body["facts"], "unit_price")),
+        ("lines[0].unit_price", "17000")
+    );
     assert!(books::balance(&world.stores).await.is_empty());
 }
 
@@ -107,7 +115,8 @@ async fn orders_are_listed_newest_first_page_by_page_and_only_to_their_customer(
     let mut placed = vec![];
     for n in 0..5 {
         let method = if n % 2 == 0 { "pm_card_ok" } else { "pm_card_declined" };
-        placed.insert(0, text(&shop.place(&format!("k{n}"), 10, &order(method, "KR")).await.body, "order_id").to_owned());
+        placed
+            .insert(0, text(&shop.place(&format!("k{n}"), 10, &order(method, "KR")).await.body, "order_id").to_owned());
     }
     let (mut seen, mut token) = (vec![], String::new());
     loop {
@@ -139,7 +148,10 @@ async fn a_confirmed_order_is_cancelled_with_everything_undone() {
     let answer = shop.cancel("c1", order_id, 0).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     let settled = shop.settled(order_id).await;
-    assert_eq!((text(&settled, "status"), text(&settled, "cancellation")), ("ORDER_STATUS_CANCELLED", "CANCELLATION_DONE"));
+    assert_eq!(
+        (text(&settled, "status"), text(&settled, "cancellation")),
+        ("ORDER_STATUS_CANCELLED", "CANCELLATION_DONE")
+    );
     let again = shop.cancel("c1", order_id, 0).await;
     assert_eq!((again.status, text(&again.body, "status")), (StatusCode::ACCEPTED, "ORDER_STATUS_CANCELLED"));
     let orders = books::balance(&world.stores).await;
@@ -167,7 +179,10 @@ async fn a_rejected_order_cannot_be_called_off_and_says_so_again() {
     let placed = shop.place("k1", 10, &order("pm_card_declined", "KR")).await;
     for _ in 0..2 {
         let refused = shop.cancel("c1", text(&placed.body, "order_id"), 0).await;
-        assert_eq!((refused.status, text(&refused.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "already_rejected"));
+        assert_eq!(
+            (refused.status, text(&refused.body, "reason")),
+            (StatusCode::UNPROCESSABLE_ENTITY, "already_rejected")
+        );
     }
 }
 
@@ -213,7 +228,8 @@ async fn everybody_wants_the_same_tea_and_nobody_has_to_try_again() {
     let placed = futures::future::join_all(keys.iter().map(|key| shop.place(key, 20, &body))).await;
     assert!(placed.iter().all(|answer| text(&answer.body, "status") == "ORDER_STATUS_CONFIRMED"));
     let metrics = shop.get("/metrics").await.body;
-    let conflicts = metrics.as_str().unwrap().lines().find(|line| line.starts_with("inventory_conflicts_total ")).unwrap();
+    let conflicts =
+        metrics.as_str().unwrap().lines().find(|line| line.starts_with("inventory_conflicts_total ")).unwrap();
     assert_eq!(conflicts, "inventory_conflicts_total 0");
     books::balance(&world.stores).await;
 }

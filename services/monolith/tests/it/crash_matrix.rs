@@ -70,7 +70,10 @@ async fn killed_and_then(method: &str, country: &str, cancel: Cancel, after: Can
                 [Status::Rejected(_)] => "rejected",
                 other => panic!("killed at commit {commit} of {all}, after the effect: {after_the_effect}: {other:?}"),
             };
-            assert!(ends.contains(&word), "killed at commit {commit} of {all}, after the effect: {after_the_effect}: {word}");
+            assert!(
+                ends.contains(&word),
+                "killed at commit {commit} of {all}, after the effect: {after_the_effect}: {word}"
+            );
         }
     }
 }

@@ -80,7 +80,9 @@ impl Plan {
         let method = request.uri().path().rsplit('/').next().unwrap().to_owned();
         match self.next(&method) {
             None => inner.oneshot(request).await,
-            Some(Fault::Refused) => Err(host::error::Refusal::precondition("refused_by_test", "the test says no").into()),
+            Some(Fault::Refused) => {
+                Err(host::error::Refusal::precondition("refused_by_test", "the test says no").into())
+            }
             Some(Fault::TimesOut) => pending().await,
             Some(Fault::ReplyLost) => {
                 drop(inner.oneshot(request).await);
@@ -100,7 +102,10 @@ impl Plan {
                     parts.headers.remove("grpc-timeout");
                     parts.extensions.clear();
                     let answer = inner.oneshot(Request::from_parts(parts, body)).await;
-                    let code = answer.map_or_else(|status| Some(status.code()), |ok| Status::from_header_map(ok.headers()).map(|s| s.code()));
+                    let code = answer.map_or_else(
+                        |status| Some(status.code()),
+                        |ok| Status::from_header_map(ok.headers()).map(|s| s.code()),
+                    );
                     self.arrived_late.lock().unwrap().push(code);
                 });
                 Err(Status::unavailable("the call is stuck somewhere"))
@@ -150,7 +155,9 @@ impl Mortal {
 
     /// The stores as this process has them. Bank and carrier are others' and live on.
     pub fn stores(self: &Arc<Mortal>, stores: &Stores) -> Stores {
-        let mortal = |inner: &Arc<dyn Store>| -> Arc<dyn Store> { Arc::new(MortalStore { inner: inner.clone(), life: self.clone() }) };
+        let mortal = |inner: &Arc<dyn Store>| -> Arc<dyn Store> {
+            Arc::new(MortalStore { inner: inner.clone(), life: self.clone() })
+        };
         Stores {
             order: mortal(&stores.order),
             inventory: mortal(&stores.inventory),

@@ -72,7 +72,8 @@ impl Running {
         let answer = self.shop.gateway.handle(request.body(Full::new(body.into())).unwrap()).await;
         let (head, body) = answer.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Answer { status: head.status, headers: head.headers, body }
     }
 
@@ -95,7 +96,8 @@ impl Running {
         for _ in 0..600 {
             let order = self.get(&format!("/v1/orders/{order_id}")).await.body;
             let (status, cancellation) = (text(&order, "status"), text(&order, "cancellation"));
-            let open = status == "ORDER_STATUS_PLACED" || (status == "ORDER_STATUS_CONFIRMED" && cancellation == "CANCELLATION_REQUESTED");
+            let open = status == "ORDER_STATUS_PLACED"
+                || (status == "ORDER_STATUS_CONFIRMED" && cancellation == "CANCELLATION_REQUESTED");
             if !open {
                 return order;
             }

@@ -42,7 +42,11 @@ async fn shop(client_number: usize, address: watch::Receiver<String>, stop: Arc<
         let body = order(method, country).to_string();
         let order_id = insist(&http, &address, "/v1/orders", &key, &body).await;
         if draw & 0x100 != 0 {
-            assert_eq!(insist(&http, &address, "/v1/orders", &key, &body).await, order_id, "{key} was answered with two orders");
+            assert_eq!(
+                insist(&http, &address, "/v1/orders", &key, &body).await,
+                order_id,
+                "{key} was answered with two orders"
+            );
         }
         if draw & 0x600 == 0 {
             insist(&http, &address, &format!("/v1/orders/{order_id}:cancel"), &format!("{key}-cancel"), "{}").await;
@@ -82,10 +86,12 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
     let (address, seen) = watch::channel(program.address.clone());
     stock_up(&program.address).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..CLIENTS).map(|number| {
-        #[expect(clippy::disallowed_methods, reason = "clients are no part of the shop")]
-        tokio::spawn(shop(number, seen.clone(), stop.clone()))
-    }).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            #[expect(clippy::disallowed_methods, reason = "clients are no part of the shop")]
+            tokio::spawn(shop(number, seen.clone(), stop.clone()))
+        })
+        .collect();
     for _ in 0..ROUNDS {
         let life = rand::rng().random_range(50..700);
         tokio::time::sleep(Duration::from_millis(life)).await;
@@ -116,7 +122,10 @@ async fn stock_up(address: &str) {
     for sku in [TEA.0, RICE.0] {
         let headers = [("Idempotency-Key", sku), ("X-Operator", "lee")];
         let path = format!("/v1/products/{sku}:receive");
-        let (status, answer) = send(&client(), address, Method::POST, &path, &headers, r#"{"quantity":1000000}"#.to_owned()).await.unwrap();
+        let (status, answer) =
+            send(&client(), address, Method::POST, &path, &headers, r#"{"quantity":1000000}"#.to_owned())
+                .await
+                .unwrap();
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
 }
@@ -125,8 +134,10 @@ async fn settled_within(patience: Duration, address: &str, ids: impl Iterator<It
     let (http, started) = (client(), tokio::time::Instant::now());
     for id in ids {
         loop {
-            let (_, order) = send(&http, address, Method::GET, &format!("/v1/orders/{id}"), &[], String::new()).await.unwrap();
-            let open = text(&order, "status") == "ORDER_STATUS_PLACED" || text(&order, "cancellation") == "CANCELLATION_REQUESTED";
+            let (_, order) =
+                send(&http, address, Method::GET, &format!("/v1/orders/{id}"), &[], String::new()).await.unwrap();
+            let open = text(&order, "status") == "ORDER_STATUS_PLACED"
+                || text(&order, "cancellation") == "CANCELLATION_REQUESTED";
             if !open {
                 break;
             }

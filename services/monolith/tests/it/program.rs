@@ -65,7 +65,14 @@ pub fn client() -> Http {
 }
 
 /// Sends one request; `None` if nobody answered.
-pub async fn send(http: &Http, address: &str, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Option<(StatusCode, Value)> {
+pub async fn send(
+    http: &Http,
+    address: &str,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: String,
+) -> Option<(StatusCode, Value)> {
     let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -98,7 +105,8 @@ async fn the_printed_lines_do_what_they_say() {
         let reason = order["rejection"]["reason"].as_str().unwrap_or_default();
         ends.push(format!("{} {reason}", order["status"].as_str().unwrap()));
     }
-    let expected = ["ORDER_STATUS_CONFIRMED ", "ORDER_STATUS_REJECTED card_declined", "ORDER_STATUS_REJECTED country_not_served"];
+    let expected =
+        ["ORDER_STATUS_CONFIRMED ", "ORDER_STATUS_REJECTED card_declined", "ORDER_STATUS_REJECTED country_not_served"];
     assert_eq!(ends, expected);
     assert_eq!(program.stop().await, Some(0));
 }
@@ -119,7 +127,10 @@ async fn a_flag_or_port_or_folder_that_cannot_be_used_is_one_sentence() {
         (vec!["--port", "0", "--data", data, "--log", "loud=x=y"], "the log filter \"loud=x=y\" is malformed"),
         (vec!["--port", port, "--data", "unused"], "cannot be listened on"),
         (vec!["--port", "0", "--data", data], "is in use by another process"),
-        (vec!["--port", "0", "--data", elsewhere.to_str().unwrap()], "is not a data folder of this shop (it holds holiday.jpg)"),
+        (
+            vec!["--port", "0", "--data", elsewhere.to_str().unwrap()],
+            "is not a data folder of this shop (it holds holiday.jpg)",
+        ),
         (vec!["--port", "0", "--data", "/proc/nowhere"], "the data folder /proc/nowhere cannot be made"),
     ];
     for (arguments, sentence) in cases {

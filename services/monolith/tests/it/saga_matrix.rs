@@ -7,8 +7,11 @@ use http::StatusCode;
 use monolith::shop::Surroundings;
 use order::order::Status;
 
-const STEPS: [(&str, &str); 3] =
-    [("ReserveInventory", "ReleaseInventory"), ("ChargePayment", "RefundPayment"), ("CreateShipment", "CancelShipment")];
+const STEPS: [(&str, &str); 3] = [
+    ("ReserveInventory", "ReleaseInventory"),
+    ("ChargePayment", "RefundPayment"),
+    ("CreateShipment", "CancelShipment"),
+];
 
 async fn shop_with(world: &World, plan: &Plan) -> Running {
     let process = world.process();
@@ -49,7 +52,10 @@ async fn a_step_that_times_out_once_is_tried_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_before_the_pivot_that_never_answers_is_compensated_although_nobody_knows_whether_it_happened() {
-    for (fault, (action, undo)) in [Fault::TimesOut, Fault::ReplyLost].into_iter().flat_map(|fault| STEPS[..2].iter().map(move |step| (fault, step))) {
+    for (fault, (action, undo)) in [Fault::TimesOut, Fault::ReplyLost]
+        .into_iter()
+        .flat_map(|fault| STEPS[..2].iter().map(move |step| (fault, step)))
+    {
         let plan = Plan::default().fault(action, fault, usize::MAX);
         assert_eq!(reason(&end_of(&plan, "pm_card_ok", "KR").await), "timed_out", "{action} {fault:?}");
         assert!(plan.calls().contains(&(*undo).to_owned()), "{action} {fault:?}: {:?}", plan.calls());
@@ -111,7 +117,10 @@ async fn a_call_that_arrives_after_its_undo_is_refused() {
         assert_eq!(text(&shop.settled(order_id).await, "status"), "ORDER_STATUS_CANCELLED");
         assert!(plan.calls().contains(&undo.to_owned()));
         let answers = plan.let_arrive().await;
-        assert!(!answers.is_empty() && answers.iter().all(|code| *code == Some(tonic::Code::FailedPrecondition)), "{action}: {answers:?}");
+        assert!(
+            !answers.is_empty() && answers.iter().all(|code| *code == Some(tonic::Code::FailedPrecondition)),
+            "{action}: {answers:?}"
+        );
         books::balance(&world.stores).await;
     }
 }
@@ -119,7 +128,13 @@ async fn a_call_that_arrives_after_its_undo_is_refused() {
 /// The bank takes the money while, or before, the undo asks what became of it.
 #[tokio::test(start_paused = true)]
 async fn a_provider_that_settles_after_the_undo_arrived_keeps_nothing() {
-    for (method, wait_ms) in [("pm_card_slow", 0), ("pm_card_slow", 1_000), ("pm_card_slow", 2_990), ("pm_card_slow", 3_010), ("pm_card_lost_reply", 10)] {
+    for (method, wait_ms) in [
+        ("pm_card_slow", 0),
+        ("pm_card_slow", 1_000),
+        ("pm_card_slow", 2_990),
+        ("pm_card_slow", 3_010),
+        ("pm_card_lost_reply", 10),
+    ] {
         let world = World::new();
         let shop = world.shop().await;
         let placed = shop.place("k1", 0, &order(method, "KR")).await;
