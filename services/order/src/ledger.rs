@@ -78,6 +78,8 @@ impl Ledger {
             folded::change(store, ids, &order_stream(order_id), None, &id, &meta, decide).await.map_err(unavailable)?;
         match (done, refused.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)) {
             (Done::Before(_), _) | (Done::Now(_), None) => Ok(()),
+            // Confirmed under this command, and called off since: to its saga the answer is still yes.
+            (Done::Now(_), Some(_)) if store.reply(&id).await.map_err(unavailable)?.is_some() => Ok(()),
             (Done::Now(_), Some(why)) => Err(refusal(why)),
         }
     }

@@ -244,7 +244,7 @@ impl Orders {
     async fn settled(&self, caller: &Caller, order_id: String, waiting: Option<Waiting>) -> Result<Answer, Refusal> {
         let until = Instant::now() + caller.wait.min(caller.deadline.left());
         let mut just_placed = waiting.is_some();
-        let waiting = waiting.unwrap_or_else(|| self.ledger.settling.wait_for(&order_id));
+        let mut waiting = waiting.unwrap_or_else(|| self.ledger.settling.wait_for(&order_id));
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if !just_placed || left.is_zero() {

@@ -2,63 +2,54 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
-/// Who waits for which order. Clones share it. Another replica may settle the order: whoever waits looks for itself now
+/// Who waits for which order. Clones share it. Another replica may settle the order: whoever waits looks for himself now
 /// and then.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settling {
-    waiting: Arc<Mutex<Places>>,
+    waiting: Arc<Mutex<BTreeMap<String, watch::Sender<()>>>>,
 }
-
-/// By order: how many wait, and what wakes them.
-type Places = BTreeMap<String, (usize, Arc<Notify>)>;
 
 /// A place to wait for one order.
 pub(crate) struct Waiting {
     settling: Settling,
     order_id: String,
-    notify: Arc<Notify>,
+    settled: watch::Receiver<()>,
 }
 
 impl Settling {
     /// Begins to wait: what is settled from here on is noticed.
     pub(crate) fn wait_for(&self, order_id: &str) -> Waiting {
-        let mut waiting = self.lock();
-        let (count, notify) = waiting.entry(order_id.to_owned()).or_default();
-        *count += 1;
-        Waiting { settling: self.clone(), order_id: order_id.to_owned(), notify: notify.clone() }
+        let settled = self.lock().entry(order_id.to_owned()).or_default().subscribe();
+        Waiting { settling: self.clone(), order_id: order_id.to_owned(), settled }
     }
 
     /// The order is settled, and that is durable.
     pub(crate) fn settled(&self, order_id: &str) {
-        if let Some((count, notify)) = self.lock().get(order_id) {
-            // One permit for each of the waiting, kept for those that are looking at the order just now.
-            (0..*count).for_each(|_| notify.notify_one());
-            notify.notify_waiters();
+        if let Some(sender) = self.lock().get(order_id) {
+            sender.send_replace(());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<()>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiting {
     /// Resolves when the order may be settled.
-    pub(crate) async fn noticed(&self) {
-        self.notify.notified().await;
+    pub(crate) async fn noticed(&mut self) {
+        // The sender lives as long as this place does.
+        let _ = self.settled.changed().await;
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut waiting = self.settling.lock();
-        if let Some((count, _)) = waiting.get_mut(&self.order_id) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.order_id);
-            }
+        if waiting.get(&self.order_id).is_some_and(|sender| sender.receiver_count() == 1) {
+            waiting.remove(&self.order_id);
         }
     }
 }

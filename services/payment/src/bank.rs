@@ -184,15 +184,11 @@ impl Bank {
         let account = self.ask(&key, Ask::Charge(charge, reference.clone())).await?;
         let charged =
             charged(&key, &account).ok_or_else(|| NoAnswer("the ledger forgot what it just wrote".to_owned()))?;
-        match method.as_str() {
-            "pm_card_lost_reply" => std::future::pending().await,
-            "pm_card_twice" => {
-                // A report that finds no room is one that got lost on the way.
-                let _ = self.reports.try_send(Report { reference, charged: charged.clone() });
-                Ok(charged)
-            }
-            _ => Ok(charged),
+        if method == "pm_card_twice" {
+            // A report that finds no room is one that got lost on the way.
+            let _ = self.reports.try_send(Report { reference, charged: charged.clone() });
         }
+        Ok(charged)
     }
 }
 
@@ -210,8 +206,16 @@ impl PaymentProvider for Bank {
     async fn charge(&self, charge: &Charge, reference: &str) -> Result<Charged, NoAnswer> {
         // The bank goes on when the caller hangs up.
         let (bank, charge, reference) = (self.clone(), charge.clone(), reference.to_owned());
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        let work = async move { drop(answer.send(bank.charge_at_leisure(charge, reference).await)) };
+        let (mut answer, answered) = tokio::sync::oneshot::channel();
+        let work = async move {
+            let silent = charge.method == "pm_card_lost_reply";
+            let charged = bank.charge_at_leisure(charge, reference).await;
+            if silent {
+                // Until the caller hangs up.
+                return answer.closed().await;
+            }
+            drop(answer.send(charged));
+        };
         self.process.tasks.spawn_until_stop(work);
         answered.await.unwrap_or_else(|_| Err(NoAnswer("the bank closes".to_owned())))
     }

@@ -58,6 +58,20 @@ pub async fn balance(stores: &Stores) -> BTreeMap<String, Status> {
     orders
 }
 
+/// Sagas that have not ended.
+pub async fn open_sagas(stores: &Stores) -> Vec<String> {
+    let mut open = vec![];
+    for prefix in ["checkout-", "cancellation-"] {
+        for stream in streams(stores.order.as_ref(), prefix).await {
+            let saga: Folded<saga::Saga> = folded::load(stores.order.as_ref(), &stream).await.unwrap();
+            if saga.state.end().is_none() {
+                open.push(format!("{stream} turned back: {:?}", saga.state.turned_back()));
+            }
+        }
+    }
+    open
+}
+
 /// The bank's own ledger: at most one debit a charge, given back at most once.
 async fn money(bank: &dyn Store, pages: &mut BTreeMap<String, Page>) {
     for stream in streams(bank, "charge-").await {

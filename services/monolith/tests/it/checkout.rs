@@ -1,6 +1,7 @@
 //! One order through the whole shop.
 use crate::books;
-use crate::harness::{RICE, TEA, World, order, text};
+use crate::faults::{Fault, Plan};
+use crate::harness::{RICE, Running, TEA, World, order, text};
 use http::{Method, StatusCode};
 use order::order::Status;
 use serde_json::json;
@@ -74,15 +75,18 @@ async fn the_same_key_is_the_same_order_and_another_body_is_refused() {
     assert_eq!(books::balance(&world.stores).await.len(), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_price_that_changes_on_the_way_rejects_the_order_with_the_new_one() {
-    let world = World::new();
-    let shop = world.shop().await;
+async fn cheaper(shop: &Running) {
     let operator = [("X-Operator", "lee"), ("Idempotency-Key", "p1")];
     let path = format!("/v1/products/{}:price", TEA.0);
     let changed = shop.send(Method::POST, &path, &operator, r#"{"unit_price":17000}"#).await;
     assert_eq!(changed.body["unit_price"], json!(17_000));
-    // Known before the order is placed, it is refused at once, and nothing is kept.
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_price_is_refused_at_once_with_the_new_one_and_nothing_is_kept() {
+    let world = World::new();
+    let shop = world.shop().await;
+    cheaper(&shop).await;
     let stale = shop.place("k1", 10, &order("pm_card_ok", "KR")).await;
     assert_eq!((stale.status, text(&stale.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "price_changed"));
     assert_eq!(
@@ -90,6 +94,22 @@ async fn a_price_that_changes_on_the_way_rejects_the_order_with_the_new_one() {
         ("lines[0].unit_price", "17000")
     );
     assert!(books::balance(&world.stores).await.is_empty());
+}
+
+/// The check before placing is a courtesy: without it, the reservation is what refuses.
+#[tokio::test(start_paused = true)]
+async fn a_price_that_changes_on_the_way_rejects_the_order_with_the_new_one() {
+    let world = World::new();
+    let shop = world.shop_with(&Plan::default().fault("CheckLines", Fault::ReplyLost, 1)).await;
+    cheaper(&shop).await;
+    let rejected = shop.place("k1", 10, &order("pm_card_ok", "KR")).await;
+    assert_eq!((rejected.status, text(&rejected.body, "status")), (StatusCode::CREATED, "ORDER_STATUS_REJECTED"));
+    let cause = &rejected.body["rejection"];
+    assert_eq!(
+        (text(cause, "reason"), text(cause, "sku"), &cause["unit_price"]),
+        ("price_changed", TEA.0, &json!(17_000))
+    );
+    books::balance(&world.stores).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! SG-8: the process is killed before and after each of its commits, one by one. After a restart, with the client asking
 //! again under its key, the order ends in one of its two ways, with the effects of that way and no others.
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::books;
 use crate::faults::Mortal;
@@ -63,6 +64,12 @@ async fn killed_and_then(method: &str, country: &str, cancel: Cancel, after: Can
 
             let shop = world.shop().await;
             shop_once(&shop, method, country, after).await;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            let open = books::open_sagas(&world.stores).await;
+            assert!(
+                open.is_empty(),
+                "killed at commit {commit} of {all}, after the effect: {after_the_effect}: {open:?}"
+            );
             let end = books::balance(&world.stores).await.into_values().collect::<Vec<_>>();
             let word = match &end[..] {
                 [Status::Confirmed] => "confirmed",

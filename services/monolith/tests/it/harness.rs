@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::faults::Plan;
 use bytes::Bytes;
 use clock::{Clock, Ids, SystemClock, Timestamp, TokioClock};
 use host::Process;
@@ -42,6 +43,15 @@ impl World {
     pub async fn shop(&self) -> Running {
         let process = self.process();
         let surroundings = Surroundings::simulated(&process, &self.stores);
+        Running::open(process, &self.stores, surroundings).await
+    }
+}
+
+impl World {
+    /// A shop with faults between its services.
+    pub async fn shop_with(&self, plan: &Plan) -> Running {
+        let process = self.process();
+        let surroundings = Surroundings { between: plan.between(), ..Surroundings::simulated(&process, &self.stores) };
         Running::open(process, &self.stores, surroundings).await
     }
 }

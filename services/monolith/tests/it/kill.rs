@@ -109,6 +109,7 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = Folder::take(&data).unwrap().stores(&clock).unwrap();
+    assert_eq!(books::open_sagas(&stores).await, Vec::<String>::new());
     let orders = books::balance(&stores).await;
     let answered: Vec<_> = history.values().collect();
     assert!(answered.len() >= ROUNDS, "only {} orders were placed", answered.len());

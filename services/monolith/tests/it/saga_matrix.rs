@@ -2,9 +2,8 @@
 //! happens at most once, and no money is kept without a confirmed order.
 use crate::books;
 use crate::faults::{Fault, Plan};
-use crate::harness::{Running, World, order, text};
+use crate::harness::{World, order, text};
 use http::StatusCode;
-use monolith::shop::Surroundings;
 use order::order::Status;
 
 const STEPS: [(&str, &str); 3] = [
@@ -13,19 +12,15 @@ const STEPS: [(&str, &str); 3] = [
     ("CreateShipment", "CancelShipment"),
 ];
 
-async fn shop_with(world: &World, plan: &Plan) -> Running {
-    let process = world.process();
-    let surroundings = Surroundings { between: plan.between(), ..Surroundings::simulated(&process, &world.stores) };
-    Running::open(process, &world.stores, surroundings).await
-}
-
 /// Places one order under a plan and gives its end, with the books balanced.
 async fn end_of(plan: &Plan, method: &str, country: &str) -> Status {
     let world = World::new();
-    let shop = shop_with(&world, plan).await;
+    let shop = world.shop_with(plan).await;
     let placed = shop.place("k1", 0, &order(method, country)).await;
     assert_eq!(placed.status, StatusCode::CREATED, "{}", placed.body);
     shop.settled(text(&placed.body, "order_id")).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(books::open_sagas(&world.stores).await, Vec::<String>::new());
     books::balance(&world.stores).await.into_values().next().unwrap()
 }
 
@@ -106,7 +101,7 @@ async fn a_call_that_arrives_after_its_undo_is_refused() {
     for (action, undo) in STEPS {
         let world = World::new();
         let plan = Plan::default().fault(action, Fault::Held, usize::MAX);
-        let shop = shop_with(&world, &plan).await;
+        let shop = world.shop_with(&plan).await;
         let placed = shop.place("k1", 0, &order("pm_card_ok", "KR")).await;
         let order_id = text(&placed.body, "order_id");
         while !plan.calls().contains(&action.to_owned()) {
