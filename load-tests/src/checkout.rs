@@ -174,6 +174,7 @@ async fn throughput(options: &Options, target: &Target, report: &mut Report) -> 
         conflicts.map_or("conflicts unknown".to_owned(), |conflicts| format!("{conflicts:.3} conflicts an order"));
     let confirmed = format!("{:.1} % confirmed ({})", tally.percent(&WENT_WELL), tally.endings());
     let bars = [
+        bar("all confirmed", tally.percent(&WENT_WELL) >= 100.0),
         bar("≥ 1,000/s", tally.rate() >= LEAST_RATE),
         bar("aim 2,000/s", tally.rate() >= AIM_RATE),
         bar("conflicts ≤ 0.1", conflicts.is_some_and(|conflicts| conflicts <= MOST_CONFLICTS)),

@@ -1,4 +1,4 @@
-//! The words on the wire: one package per service, and the facts they publish.
+//! The words on the wire: one package per service, and the facts that they will publish.
 //!
 //! The .proto files beside this crate are the source; [`DESCRIPTORS`] carries them, comments and options included, to
 //! whoever works from descriptors (the gateway).

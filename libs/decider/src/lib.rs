@@ -9,7 +9,8 @@
 //! rejection; an event and the state give the next state. Nothing else goes in, nothing else comes out.
 //!
 //! # Here
-//! Every aggregate of every service implements [`Decider`] in a file of its own, marked PURE. Whoever runs it loads the
+//! Every aggregate of every service implements [`Decider`] in a file of its own, marked PURE; the simulated outside parties
+//! do so too, beside their adapters. Whoever runs it loads the
 //! state by folding events, and commits what it decides. [`spec`] is the test kit: given, when, then.
 //!
 //! # Limits

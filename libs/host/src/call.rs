@@ -10,6 +10,7 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Request, Status};
 
 use crate::error::Refusal;
+use crate::transport::LONGEST_CALL;
 
 /// Identifies the command; whoever tries again, tries under the same.
 pub const COMMAND_ID: &str = "command-id";
@@ -26,7 +27,6 @@ pub const WAIT: &str = "prefer-wait";
 pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// The longest command id, in bytes.
 pub const MAX_COMMAND_ID_BYTES: usize = 160;
-const LONGEST_CALL: Duration = Duration::from_secs(60);
 
 /// Who calls, and how.
 #[derive(Clone, Debug)]

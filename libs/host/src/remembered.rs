@@ -40,10 +40,13 @@ pub fn fingerprint(method: &str, request: &impl Message) -> [u8; FINGERPRINT_BYT
     std::array::from_fn(|n| digest[n])
 }
 
+/// The reason of [`reuse`].
+pub const REUSED: &str = "idempotency_key_reused";
+
 /// Refuses a second request under an id that was used for another.
 #[must_use]
 pub fn reuse() -> Refusal {
-    Refusal::precondition("idempotency_key_reused", "this Idempotency-Key was used for another request; use a new key")
+    Refusal::precondition(REUSED, "this Idempotency-Key was used for another request; use a new key")
         .field("Idempotency-Key")
 }
 

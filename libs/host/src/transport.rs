@@ -38,8 +38,9 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
+    let within_its_time = AtServer::new(server, LONGEST_CALL);
     let counted = tower::service_fn(move |request: Request<Body>| {
-        let (server, red) = (server.clone(), red.clone());
+        let (server, red) = (within_its_time.clone(), red.clone());
         async move {
             let (method, started) = (request.uri().path().to_owned(), Instant::now());
             let answer = server.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -50,7 +51,7 @@ where
             Ok::<_, Status>(answer)
         }
     });
-    BoxCloneSyncService::new(AtClient::new(AtServer::new(counted, LONGEST_CALL), LONGEST_CALL))
+    BoxCloneSyncService::new(AtClient::new(counted, LONGEST_CALL))
 }
 
 fn code_word(code: Code) -> &'static str {

@@ -16,9 +16,10 @@
 //!
 //! # Limits
 //! The outside party must keep keys for as long as intents may be open.
+use std::convert::Infallible;
 use std::future::Future;
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use decider::Decider;
@@ -28,7 +29,7 @@ use host::error::Refusal;
 use host::use_case::{origin, unavailable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use store::folded::{self, Change, Done, Folded};
+use store::folded::{self, Change, Done, Failed, Folded};
 use store::timers::{self, Due};
 use store::{CommitId, Meta, Store, StreamId, TimerChange};
 use tracing::Instrument;
@@ -76,7 +77,7 @@ where
     D: Asking,
     D::Command: Sync,
     D::Event: Serialize + DeserializeOwned,
-    D::Rejection: Into<Refusal> + Clone + Send,
+    D::Rejection: Into<Refusal> + Send,
 {
     /// Participants whose streams are named `<kind>-<order id>`. An answer is waited for as long as `patience`; an open
     /// intent is looked at again after `lease`, which is longer than its maker may be asking.
@@ -130,21 +131,17 @@ where
         guess: Option<Folded<D>>,
     ) -> Result<Intent<D>, Refusal> {
         let (id, meta) = origin(caller, order_id)?;
-        let (stream, decided) = (self.stream(order_id), Mutex::new(Ok(0)));
-        let decide = |folded: &Folded<D>| {
-            let outcome = folded.state.decide(command);
-            *decided.lock().unwrap_or_else(PoisonError::into_inner) =
-                outcome.as_ref().map(Vec::len).map_err(Clone::clone);
-            self.change(&stream, folded, outcome.unwrap_or_default())
-        };
-        let (store, ids, intent) = (self.store.as_ref(), &self.process.ids, CommitId::from(format!("{id}/intent")));
-        let done = folded::change(store, ids, &stream, guess, &intent, &meta, decide).await.map_err(unavailable)?;
-        let events = decided.into_inner().unwrap_or_else(PoisonError::into_inner).map_err(Into::into)?;
-        match done {
-            Done::Now(folded) if events == 0 => Ok(Intent { folded, to_settle: None }),
-            Done::Now(folded) => Ok(Intent { folded, to_settle: Some((stream, meta)) }),
+        let (stream, intent) = (self.stream(order_id), CommitId::from(format!("{id}/intent")));
+        let decide =
+            |folded: &Folded<D>| folded.state.decide(command).map(|events| self.change(&stream, folded, events));
+        let (store, ids) = (self.store.as_ref(), &self.process.ids);
+        match folded::change(store, ids, &stream, guess, &intent, &meta, decide).await {
+            Ok(Done::Now(folded)) => Ok(Intent { folded, to_settle: Some((stream, meta)) }),
+            Ok(Done::Nothing(folded)) => Ok(Intent { folded, to_settle: None }),
             // Whoever recorded it is at it; if they died, the timer is.
-            Done::Before(_) => Ok(Intent { folded: self.load(&stream).await?, to_settle: None }),
+            Ok(Done::Before(_)) => Ok(Intent { folded: self.load(&stream).await?, to_settle: None }),
+            Err(Failed::Rejected(why)) => Err(why.into()),
+            Err(Failed::Store(why)) => Err(unavailable(why)),
         }
     }
 
@@ -161,21 +158,22 @@ where
         origin: &Meta,
     ) -> Result<Folded<D>, Refusal> {
         let meta = Meta { causation_id: id.to_owned(), actor: format!("{}-provider", self.kind), ..origin.clone() };
-        let decide = |folded: &Folded<D>| self.change(stream, folded, folded.state.decide(outcome).unwrap_or_default());
+        let decide = |folded: &Folded<D>| {
+            // What the rules do not take any more was settled otherwise meanwhile.
+            Ok::<_, Infallible>(self.change(stream, folded, folded.state.decide(outcome).unwrap_or_default()))
+        };
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        match folded::change(store, ids, stream, Some(present), &CommitId::from(id), &meta, decide)
-            .await
-            .map_err(unavailable)?
-        {
-            Done::Now(folded) => Ok(folded),
-            Done::Before(_) => self.load(stream).await,
+        match folded::change(store, ids, stream, Some(present), &CommitId::from(id), &meta, decide).await {
+            Ok(Done::Now(folded) | Done::Nothing(folded)) => Ok(folded),
+            Ok(Done::Before(_)) => self.load(stream).await,
+            Err(Failed::Store(why)) => Err(unavailable(why)),
         }
     }
 
     /// Events with the timer that belongs to the state after them; nothing, if there are none.
     fn change(&self, stream: &StreamId, folded: &Folded<D>, events: Vec<D::Event>) -> Change<D::Event> {
         if events.is_empty() {
-            return Change { events, reply: vec![], timers: vec![] };
+            return Change::only(events);
         }
         let key = stream.0.to_string();
         let timer = if folded.state.clone().fold(&events).open() {

@@ -80,7 +80,7 @@ pub enum Action {
     Retry,
     /// Take the awaited command as accepted: somebody did by hand what it asks for.
     Skip,
-    /// Turn back, from wherever it is.
+    /// Turn back, unless a step after the pivot was requested: from there on there is nothing to turn back to.
     Force,
 }
 
@@ -320,7 +320,7 @@ impl Saga {
                         self.request(begun, self.awaited.step, self.awaited.undo, self.awaited.attempts + 1, at),
                     ],
                     Action::Skip => self.accepted(&Value::Null, vec![acted], at),
-                    Action::Force if self.phase == Phase::Forward => {
+                    Action::Force if self.phase == Phase::Forward && !self.past_the_pivot(begun) => {
                         self.turn_back(Why::Forced { by: by.clone() }, vec![acted], at)
                     }
                     Action::Force => vec![],
@@ -383,6 +383,11 @@ impl Saga {
         } else {
             vec![self.request(begun, step, undo, attempts + 1, at)]
         }
+    }
+
+    fn past_the_pivot(&self, begun: &Begun) -> bool {
+        let mut steps = begun.definition.steps.iter().zip(&self.progress);
+        steps.any(|(step, progress)| step.kind == Kind::Retriable && *progress != Progress::Untouched)
     }
 
     /// Before the pivot was sent, time may turn a saga back. From there on only a definite answer does.

@@ -268,6 +268,16 @@ fn operators_retry_skip_and_force() {
     assert_eq!(told.accept(&["one/undo"]).saga.end(), Some(End::Compensated));
 }
 
+#[test]
+fn an_operator_cannot_turn_back_what_has_passed_the_pivot() {
+    let force = Input::Operator { by: "operator:lee".into(), reason: "typo".into(), action: Action::Force };
+    let mut told = Told::started().accept(&["one/do", "two/do"]);
+    assert!(told.tell(&force), "the pivot itself can be undone");
+    let mut told = Told::started().accept(&["one/do", "two/do", "three/do"]);
+    assert!(!told.tell(&force));
+    assert_eq!(told.accept(&["four/do"]).saga.end(), Some(End::Completed));
+}
+
 /// SG-10: a saga ends by the definition that it began with.
 #[test]
 fn the_definition_is_in_the_first_event() {

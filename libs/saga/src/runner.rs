@@ -1,11 +1,23 @@
 //! Carries sagas out: commits what [`crate::react`] decided, sends the command, takes the answer back to it.
 //!
-//! Whoever commits a step carries out its effect at once; there is no leader, and nobody polls while all goes well. The
-//! timer armed in the same commit is the lease: if the one who committed dies before it has an answer, whoever claims the
-//! timer goes on, under the same command id. A restart needs nothing else.
-use std::future::Future;
+//! # Problem
+//! Between the commit of a step and the answer to its command the process may die, and nobody may notice; or two may carry
+//! on at once.
+//!
+//! # Pattern
+//! Lease: who commits a step has the exclusive right to carry it out for a while; after that, anybody may.
+//!
+//! # Here
+//! Whoever commits a step carries out its effect at once; there is no leader, and no step waits for a poll while all goes
+//! well. The timer armed in the same commit is the lease: if the one who committed dies before it has an answer, whoever
+//! claims the timer goes on, under the same command id. A restart needs nothing else.
+//!
+//! # Limits
+//! Leases are judged by the machine's clock: if it is set back by an hour, what was interrupted waits for an hour. Two who
+//! carry on at once do no harm (one id, exact versions), but twice the work.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use host::Process;
@@ -19,7 +31,9 @@ use crate::react::{At, Command, End, Event, GRACE, Input, Outcome, Reaction, Sag
 
 /// A claimed timer of a saga is due again after this, unless the saga moved it: whoever claimed it has to commit, which
 /// arms it anew.
-const CLAIM: std::time::Duration = GRACE;
+const CLAIM: Duration = GRACE;
+/// How often the open sagas are counted.
+const COUNT_EVERY: Duration = Duration::from_millis(200);
 const TRIES: u32 = 16;
 
 /// Whom commands go to.
@@ -62,7 +76,7 @@ struct Inner {
     store: Arc<dyn Store>,
     participants: Arc<dyn Participants>,
     owner: Arc<dyn Owner>,
-    active: AtomicUsize,
+    open: AtomicU64,
     events: CounterVec,
     late: Counter,
     alarms: Counter,
@@ -82,7 +96,7 @@ impl Runner {
             store,
             participants,
             owner,
-            active: AtomicUsize::new(0),
+            open: AtomicU64::new(0),
             events: metrics.counters(
                 "saga_events_total",
                 "Events of sagas by definition and kind.",
@@ -99,12 +113,22 @@ impl Runner {
         let runner = self.clone();
         let heard = timers::run(self.0.store.clone(), CLAIM, move |due| runner.wake(due));
         self.0.process.tasks.spawn_until_stop(heard);
+        let runner = self.clone();
+        self.0.process.tasks.spawn_until_stop(async move {
+            loop {
+                // Every open saga has a timer. Where they cannot be counted, the last count stands.
+                if let Ok(open) = runner.0.store.armed().await {
+                    runner.0.open.store(open, Ordering::Relaxed);
+                }
+                tokio::time::sleep(COUNT_EVERY).await;
+            }
+        });
     }
 
-    /// How many sagas this process is carrying out now.
+    /// How many sagas of this store are open, in whatever process, as of some moments ago.
     #[must_use]
-    pub fn active(&self) -> usize {
-        self.0.active.load(Ordering::Relaxed)
+    pub fn open(&self) -> u64 {
+        self.0.open.load(Ordering::Relaxed)
     }
 
     /// The present state of a saga.
@@ -148,13 +172,7 @@ impl Runner {
     pub fn carry_on(&self, pending: Pending) {
         let runner = self.clone();
         let span = span(&pending.after.state, &pending.stream);
-        self.0.process.tasks.spawn(async move { runner.tracked(runner.carry(pending)).await }.instrument(span));
-    }
-
-    async fn tracked(&self, work: impl Future<Output = ()>) {
-        self.0.active.fetch_add(1, Ordering::Relaxed);
-        work.await;
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.process.tasks.spawn(async move { runner.carry(pending).await }.instrument(span));
     }
 
     async fn carry(&self, mut pending: Pending) {
@@ -220,7 +238,7 @@ impl Runner {
                 runner.apply(&stream, saga, &Input::Tick).instrument(span.clone()).await.map(|pending| (pending, span))
             };
             match woken.await {
-                Ok((Some(pending), span)) => runner.tracked(runner.carry(pending)).instrument(span).await,
+                Ok((Some(pending), span)) => runner.carry(pending).instrument(span).await,
                 Ok((None, _)) => {}
                 Err(why) => tracing::warn!(%stream, %why, "a saga cannot be taken up; its timer tries again"),
             }

@@ -31,6 +31,14 @@ pub(crate) async fn a_timer_is_due_at_its_time(subject: &Subject) {
     assert_eq!(subject.due_after(SECOND * 10_000).await, ["early", "moved"], "late is disarmed");
 }
 
+pub(crate) async fn armed_timers_are_counted_due_or_not(subject: &Subject) {
+    assert_eq!(subject.store.armed().await, Ok(0));
+    arm(subject, "a", vec![set("x", SECOND), set("y", SECOND), set("z", SECOND * 9)]).await;
+    arm(subject, "b", vec![set("x", SECOND * 2), TimerChange::Clear { key: "y".into() }]).await;
+    assert_eq!(subject.due_after(SECOND * 2).await, ["x"]);
+    assert_eq!(subject.store.armed().await, Ok(2), "claimed is armed again");
+}
+
 pub(crate) async fn a_claim_holds_for_its_lease(subject: &Subject) {
     arm(subject, "a", vec![set("t", SECOND)]).await;
     let claim = async |after: Duration| {

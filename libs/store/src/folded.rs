@@ -19,8 +19,10 @@ const SCHEMA: u16 = 1;
 const PAGE: usize = 1_000;
 /// More than the tries that a busy stream has ever needed; a stream that needs more wants [`crate::hot`].
 const TRIES: u32 = 32;
-const UNAVAILABLE_TRIES: u32 = 3;
-const UNAVAILABLE_WAIT: Duration = Duration::from_millis(20);
+/// How often a commit is tried while it is unknown whether it happened, and how long is waited in between.
+pub const UNAVAILABLE_TRIES: u32 = 3;
+/// See [`UNAVAILABLE_TRIES`].
+pub const UNAVAILABLE_WAIT: Duration = Duration::from_millis(20);
 
 /// A state and the version of the stream that it is the state of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,36 +130,66 @@ pub struct Change<E> {
     pub timers: Vec<TimerChange>,
 }
 
+impl<E> Change<E> {
+    /// Events, and nothing beside them.
+    #[must_use]
+    pub fn only(events: Vec<E>) -> Change<E> {
+        Change { events, reply: vec![], timers: vec![] }
+    }
+
+    fn changes_something(&self) -> bool {
+        !(self.events.is_empty() && self.reply.is_empty() && self.timers.is_empty())
+    }
+}
+
 /// How a use case ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done<D> {
     /// It happened now; this is the state after it.
     Now(Folded<D>),
+    /// It changes nothing in this state.
+    Nothing(Folded<D>),
     /// It had happened before; this is the remembered reply.
     Before(Vec<u8>),
 }
 
+/// Why a use case changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failed<R> {
+    /// The rules say no.
+    Rejected(R),
+    /// The store cannot be read, or stays unavailable; then the change may have happened.
+    Store(ReadError),
+}
+
+impl<R> From<ReadError> for Failed<R> {
+    fn from(error: ReadError) -> Failed<R> {
+        Failed::Store(error)
+    }
+}
+
 /// Changes one stream: loads, lets `decide` decide, commits; again on the newer state if somebody was faster, and under the
 /// same id if it is unknown whether the commit happened. Where nothing changes and nothing is to be remembered, nothing is
-/// committed.
+/// committed. What happened before under this id is answered as before, even if the rules would refuse it now.
 ///
 /// `guess` is what the caller takes the stream to be; if it is right, it saves reading it. A wrong one costs a conflict,
 /// never a wrong decision: where it leads to nothing to commit, the stream is read after all.
 ///
 /// # Errors
-/// If the store stays unavailable (then the change may have happened), or cannot be read.
-pub async fn change<D>(
+/// The rejection of `decide`, or what is wrong with the store.
+pub async fn change<D, R>(
     store: &dyn Store,
     ids: &Ids,
     stream: &StreamId,
     mut guess: Option<Folded<D>>,
     id: &CommitId,
     meta: &Meta,
-    decide: impl Fn(&Folded<D>) -> Change<D::Event> + Send + Sync,
-) -> Result<Done<D>, ReadError>
+    decide: impl Fn(&Folded<D>) -> Result<Change<D::Event>, R> + Send + Sync,
+) -> Result<Done<D>, Failed<R>>
 where
     D: Decider,
     D::Event: Serialize + DeserializeOwned,
+    R: Send,
 {
     for _ in 0..TRIES {
         let guessed = guess.take();
@@ -166,23 +198,25 @@ where
             Some(folded) => folded,
             None => load::<D>(store, stream).await?,
         };
-        let Change { events, reply, timers } = decide(&folded);
-        if events.is_empty() && reply.is_empty() && timers.is_empty() {
-            if is_guess {
-                continue;
+        let Change { events, reply, timers } = match decide(&folded) {
+            Ok(change) if change.changes_something() => change,
+            _ if is_guess => continue,
+            Ok(_) => return Ok(Done::Nothing(folded)),
+            Err(rejection) => {
+                let before = store.reply(id).await?;
+                return before.map(Done::Before).ok_or(Failed::Rejected(rejection));
             }
-            return Ok(Done::Now(folded));
-        }
+        };
         let appends = vec![append(stream, folded.version, &events, ids)];
         let commit = Commit { appends, reply, timers, ..Commit::new(id.clone(), meta.clone()) };
         match persist(store, commit).await {
             Ok(()) => return Ok(Done::Now(folded.then(&events))),
             Err(CommitError::AlreadyHandled(reply)) => return Ok(Done::Before(reply)),
             Err(CommitError::Conflict { .. }) => {}
-            Err(other) => return Err(unreadable(other)),
+            Err(other) => return Err(unreadable(other).into()),
         }
     }
-    Err(ReadError::Unavailable(format!("{stream} changed {TRIES} times while it was being changed")))
+    Err(ReadError::Unavailable(format!("{stream} changed {TRIES} times while it was being changed")).into())
 }
 
 /// Commits, and again under the same id while it is unknown whether the commit happened, a few times.
@@ -273,16 +307,29 @@ mod tests {
         let (store, ids) = (Memory::new(clock.clone()), Ids::random(clock));
         let stream = StreamId::from("sum-1");
         let add = |id: String, guess: Option<Folded<Sum>>| {
-            let decide = |sum: &Folded<Sum>| Change {
-                events: sum.state.decide(&1).unwrap(),
-                reply: b"done".to_vec(),
-                timers: vec![],
+            let decide = |sum: &Folded<Sum>| {
+                sum.state.decide(&1).map(|events| Change { reply: b"done".to_vec(), ..Change::only(events) })
             };
-            let (store, ids, stream, guess) = (&store, &ids, &stream, guess);
+            let (store, ids, stream) = (&store, &ids, &stream);
             async move { change(store, ids, stream, guess, &id.as_str().into(), &Meta::default(), decide).await.unwrap() }
         };
         futures::future::join_all((0..20).map(|n| add(format!("c{n}"), (n % 2 == 0).then(Folded::default)))).await;
         assert_eq!(add("c7".into(), None).await, Done::Before(b"done".to_vec()));
         assert_eq!(load::<Sum>(&store, &stream).await.unwrap(), Folded { state: Sum(20), version: 20 });
+    }
+
+    /// A command that happened is answered as before, whatever the rules say by now.
+    #[tokio::test]
+    async fn a_rejection_counts_only_for_a_command_that_has_not_happened() {
+        let clock = Arc::new(SystemClock);
+        let (store, ids, stream) = (Memory::new(clock.clone()), Ids::random(clock), StreamId::from("sum-1"));
+        let once = |sum: &Folded<Sum>| if sum.version == 0 { sum.state.decide(&1).map(Change::only) } else { Err(()) };
+        for guess in [None, Some(Folded::default())] {
+            let add =
+                async |id: &str| change(&store, &ids, &stream, guess.clone(), &id.into(), &Meta::default(), once).await;
+            assert!(matches!(add("first").await, Ok(Done::Now(_) | Done::Before(_))));
+            assert_eq!(add("second").await, Err(Failed::Rejected(())));
+            assert_eq!(add("first").await, Ok(Done::Before(vec![])));
+        }
     }
 }

@@ -30,47 +30,74 @@ use crate::{ReadError, Snapshot, Store, StreamId, Version};
 pub const SNAPSHOT_EVERY: Version = 256;
 const SNAPSHOT_SCHEMA: u16 = 1;
 
-/// States by stream, at most `limit` of them.
+/// States by stream, about `limit` of them at most.
 #[derive(Debug)]
 pub struct Hot<D> {
-    states: BTreeMap<StreamId, Folded<D>>,
+    streams: BTreeMap<StreamId, Entry<D>>,
     limit: usize,
+    /// The latest generation given out.
+    latest: Generation,
+    /// The generation of streams that have no entry.
+    absent: Generation,
+}
+
+/// Tells one loading of a stream from the next. It changes whenever the stream is forgotten.
+pub type Generation = u64;
+
+#[derive(Debug)]
+struct Entry<D> {
+    held: Option<Folded<D>>,
+    generation: Generation,
 }
 
 impl<D: Decider> Hot<D> {
     /// Holds nothing yet.
     #[must_use]
     pub fn new(limit: usize) -> Hot<D> {
-        Hot { states: BTreeMap::new(), limit }
+        Hot { streams: BTreeMap::new(), limit, latest: 0, absent: 0 }
     }
 
     /// The newest state handed over, if it is held.
     #[must_use]
     pub fn get(&self, stream: &StreamId) -> Option<&Folded<D>> {
-        self.states.get(stream)
+        self.streams.get(stream)?.held.as_ref()
     }
 
-    /// Holds a state that was loaded, unless a newer one is held.
-    pub fn put(&mut self, stream: StreamId, loaded: Folded<D>) {
-        if self.states.len() >= self.limit {
-            self.states.clear();
+    /// The present generation of a stream: to be noted before it is loaded, and when something is decided on it.
+    #[must_use]
+    pub fn generation(&self, stream: &StreamId) -> Generation {
+        self.streams.get(stream).map_or(self.absent, |entry| entry.generation)
+    }
+
+    /// Holds a state that was loaded in this generation, unless one is held, or the stream was forgotten meanwhile: then
+    /// what was loaded may be older than what was forgotten.
+    pub fn put(&mut self, stream: StreamId, generation: Generation, loaded: Folded<D>) {
+        if self.generation(&stream) != generation || self.get(&stream).is_some() {
+            return;
         }
-        match self.states.get(&stream) {
-            Some(held) if held.version >= loaded.version => {}
-            _ => drop(self.states.insert(stream, loaded)),
+        if self.streams.len() >= self.limit {
+            self.streams.clear();
+            self.latest += 1;
+            self.absent = self.latest;
         }
+        let generation = self.generation(&stream);
+        self.streams.insert(stream, Entry { held: Some(loaded), generation });
     }
 
     /// Moves a held state on by events that were just handed over.
     pub fn advance(&mut self, stream: &StreamId, events: &[D::Event]) {
-        if let Some(held) = self.states.get_mut(stream) {
+        if let Some(held) = self.streams.get_mut(stream).and_then(|entry| entry.held.as_mut()) {
             *held = std::mem::take(held).then(events);
         }
     }
 
-    /// Forgets a stream one of whose commits failed.
-    pub fn forget(&mut self, stream: &StreamId) {
-        self.states.remove(stream);
+    /// Forgets a stream one of whose commits, decided in this generation, failed. Those that failed behind it find the
+    /// stream forgotten, or loaded again, and leave it alone: otherwise each would undo the other's new start.
+    pub fn forget(&mut self, stream: &StreamId, generation: Generation) {
+        if let Some(entry) = self.streams.get_mut(stream).filter(|entry| entry.generation == generation) {
+            self.latest += 1;
+            *entry = Entry { held: None, generation: self.latest };
+        }
     }
 }
 
@@ -103,4 +130,64 @@ pub fn crosses(before: Version, events: usize) -> bool {
 pub fn snapshot<D: Serialize>(durable: &Folded<D>) -> Snapshot {
     let data = serde_json::to_string(&durable.state).expect("a state is plain data");
     Snapshot { version: durable.version, schema: SNAPSHOT_SCHEMA, data }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug, Default, PartialEq)]
+    struct Count(u32);
+    impl Decider for Count {
+        type Command = ();
+        type Event = ();
+        type Rejection = ();
+        fn decide(&self, (): &()) -> Result<Vec<()>, ()> {
+            Ok(vec![()])
+        }
+        fn evolve(self, (): &()) -> Count {
+            Count(self.0 + 1)
+        }
+    }
+
+    fn at(version: Version) -> Folded<Count> {
+        Folded { state: Count(0), version }
+    }
+
+    #[test]
+    fn of_a_chain_that_fails_only_the_first_makes_the_stream_be_loaded_again() {
+        let (mut hot, stream) = (Hot::new(10), StreamId::from("s"));
+        hot.put(stream.clone(), hot.generation(&stream), at(5));
+        let chain = hot.generation(&stream);
+        hot.advance(&stream, &[()]);
+        hot.advance(&stream, &[()]);
+        hot.forget(&stream, chain);
+        assert_eq!(hot.get(&stream), None);
+        hot.put(stream.clone(), hot.generation(&stream), at(5));
+        hot.advance(&stream, &[()]);
+        hot.forget(&stream, chain);
+        assert_eq!(
+            hot.get(&stream).map(|held| held.version),
+            Some(6),
+            "the second of the chain leaves the new start alone"
+        );
+    }
+
+    #[test]
+    fn what_was_loaded_before_a_stream_was_forgotten_is_not_held() {
+        let (mut hot, stream) = (Hot::new(2), StreamId::from("s"));
+        let slow = hot.generation(&stream);
+        hot.put(stream.clone(), slow, at(10));
+        hot.advance(&stream, &[()]);
+        hot.forget(&stream, slow);
+        hot.put(stream.clone(), slow, at(10));
+        assert_eq!(hot.get(&stream), None, "the disk is at 11");
+
+        let slow = hot.generation(&"t".into());
+        for other in ["u", "v", "w"] {
+            hot.put(other.into(), hot.generation(&other.into()), at(1));
+        }
+        hot.put("t".into(), slow, at(10));
+        assert_eq!(hot.get(&"t".into()), None, "everything was dropped for want of room meanwhile");
+    }
 }

@@ -358,6 +358,9 @@ pub trait Store: Send + Sync + 'static {
     /// so that one claimer acts on it per lease, and another does if this one dies.
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError>;
 
+    /// How many timers are armed, due or not.
+    async fn armed(&self) -> Result<u64, ReadError>;
+
     /// The value of a mark; 0 if it was never moved.
     async fn mark(&self, name: &str) -> Result<u64, ReadError>;
 

@@ -112,6 +112,10 @@ impl Store for Memory {
         Ok(keys)
     }
 
+    async fn armed(&self) -> Result<u64, ReadError> {
+        Ok(self.state().timers.len() as u64)
+    }
+
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
         Ok(self.state().marks.get(name).copied().unwrap_or(0))
     }

@@ -251,6 +251,14 @@ impl Store for Sqlite {
         Ok(if let Done::Keys(keys) = done { keys } else { Vec::new() })
     }
 
+    async fn armed(&self) -> Result<u64, ReadError> {
+        // As many as there are open sagas or intents: some thousands at most.
+        let count = |db: &Connection| {
+            db.prepare_cached("SELECT count(*) FROM timers")?.query_row([], |row| row.get::<_, i64>(0))
+        };
+        self.read(count).await.map(|count| count as u64)
+    }
+
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
         self.read(|db| sqlite_writer::mark(db, name)).await
     }

@@ -1,4 +1,18 @@
 //! Carries out timers: claims what is due and hands it to the service, which must be quick to return.
+//!
+//! # Problem
+//! Work that waits (for an answer, for the next try) in memory is forgotten when the process dies; work that every replica
+//! looks for is done by all of them.
+//!
+//! # Pattern
+//! Durable timers, set in the commit of what they belong to and claimed by one conditional update.
+//!
+//! # Here
+//! Claiming re-arms: whoever claimed acts, and if they die it is due again after the lease. What ends the wait clears the
+//! timer in its own commit.
+//!
+//! # Limits
+//! Looked for every [`EVERY`], so that late by that much; judged by the store's clock, which can be set.
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -59,6 +59,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use telemetry::metrics::{Metrics, Red};
 use telemetry::trace::Trace;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::Code;
 use tracing::Instrument;
@@ -80,6 +81,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// The longest path and query together, in bytes.
     pub target_bytes: usize,
+    /// The most calls at a time, those included that wait for an order to be settled. More are refused, not queued.
+    pub at_once: usize,
 }
 
 impl Default for Limits {
@@ -89,6 +92,7 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             body_bytes: 64 * 1024,
             target_bytes: 2_000,
+            at_once: 2_048,
         }
     }
 }
@@ -101,6 +105,7 @@ pub struct Gateway {
     health: Health,
     metrics: Metrics,
     red: Red,
+    places: Semaphore,
 }
 
 /// What a path leads to.
@@ -163,6 +168,7 @@ impl Gateway {
             health: process.health.clone(),
             metrics: process.metrics.clone(),
             red: Red::new(&process.metrics, "http"),
+            places: Semaphore::new(limits.at_once),
         })
     }
 
@@ -244,6 +250,11 @@ impl Gateway {
         trace: Trace,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let route = found.route;
+        let Ok(_place) = self.places.try_acquire() else {
+            let message =
+                format!("{} requests are under way, which is the most at a time; try again", self.limits.at_once);
+            return Err(Refusal::new(Code::ResourceExhausted, "too_many_requests", message).into());
+        };
         let caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
         let message = self.message(found, head, body).await?;
         let request = caller.request(Bytes::from(message.encode_to_vec()));

@@ -107,7 +107,7 @@ impl Inventory {
         let message::AddProductRequest { sku, name_ko, name_en, category, unit_price, currency } = request.clone();
         let command =
             product::Command::Add { description: Description { name_ko, name_en, category, currency }, unit_price };
-        self.change_product(caller, request, &sku, &command, |product| message::AddProductResponse {
+        self.change_product(caller, "AddProduct", request, &sku, &command, |product| message::AddProductResponse {
             product: Some(product),
         })
         .await
@@ -126,18 +126,19 @@ impl Inventory {
         check::number("unit_price", request.unit_price, 1..=MAX_PRICE)?;
         let command = product::Command::ChangePrice { unit_price: request.unit_price };
         let reply = |product| message::ChangePriceResponse { product: Some(product) };
-        self.change_product(caller, request, &request.sku, &command, reply).await
+        self.change_product(caller, "ChangePrice", request, &request.sku, &command, reply).await
     }
 
     async fn change_product<Q: prost::Message, R: prost::Message + Default>(
         &self,
         caller: &Caller,
+        method: &'static str,
         request: &Q,
         sku: &String,
         command: &product::Command,
         reply: impl Fn(message::Product) -> R + Send + Sync,
     ) -> Result<R, Refusal> {
-        let about = About { request, skus: Some(std::slice::from_ref(sku)), order_id: None };
+        let about = About { method, request, skus: Some(std::slice::from_ref(sku)), order_id: None };
         let decide = |seen: &Seen<'_>| {
             let events = seen.products[0].state.decide(command).map_err(|why| refused(sku, &why))?;
             let after = seen.products[0].clone().then(&events);
@@ -159,7 +160,7 @@ impl Inventory {
         let sku = &request.sku;
         check::sku("sku", sku)?;
         check::number("quantity", request.quantity, 1..=1_000_000_000)?;
-        let about = About { request, skus: Some(std::slice::from_ref(sku)), order_id: None };
+        let about = About { method: "ReceiveStock", request, skus: Some(std::slice::from_ref(sku)), order_id: None };
         let decide = |seen: &Seen<'_>| {
             if seen.products[0].state.unit_price.is_none() {
                 return Err(unknown(sku));
@@ -206,7 +207,7 @@ impl Inventory {
         check::id("order_id", &request.order_id)?;
         check_lines(&request.lines)?;
         let skus: Vec<String> = request.lines.iter().map(|line| line.sku.clone()).collect();
-        let about = About { request, skus: Some(&skus), order_id: Some(&request.order_id) };
+        let about = About { method: "ReserveInventory", request, skus: Some(&skus), order_id: Some(&request.order_id) };
         let held: Vec<_> =
             request.lines.iter().map(|line| Held { sku: line.sku.clone(), quantity: line.quantity }).collect();
         let decide = |seen: &Seen<'_>| {
@@ -233,7 +234,7 @@ impl Inventory {
         request: &message::ReleaseInventoryRequest,
     ) -> Result<message::ReleaseInventoryResponse, Refusal> {
         check::id("order_id", &request.order_id)?;
-        let about = About { request, skus: None, order_id: Some(&request.order_id) };
+        let about = About { method: "ReleaseInventory", request, skus: None, order_id: Some(&request.order_id) };
         let decide = |seen: &Seen<'_>| {
             let held = seen.reservation.state.held();
             let reservation = seen.reservation.state.decide(&reservation::Command::Release).map_err(refused_order)?;

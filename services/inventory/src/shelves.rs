@@ -3,7 +3,6 @@
 //! Stock of a popular product is wanted by everybody at once, so states are chained (see [`store::hot`]): under one lock a
 //! change is decided on the newest states handed over and takes its place in the store's queue.
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use host::Process;
@@ -13,8 +12,8 @@ use host::remembered::{Remembered, fingerprint};
 use host::use_case::{origin, recall, unavailable};
 use prometheus::Counter;
 use prost::Message;
-use store::folded::{self, Folded, unreadable};
-use store::hot::{self, Hot};
+use store::folded::{self, Folded, UNAVAILABLE_TRIES, UNAVAILABLE_WAIT, unreadable};
+use store::hot::{self, Generation, Hot};
 use store::{Append, Commit, CommitError, ReadError, Store, StreamId, Versions};
 
 use crate::product::{self, Product};
@@ -24,8 +23,6 @@ use crate::stock::{self, Stock};
 /// At most so many products are held in memory.
 const PRODUCTS: usize = 20_000;
 const TRIES: u32 = 32;
-const UNAVAILABLE_TRIES: u32 = 3;
-const UNAVAILABLE_WAIT: Duration = Duration::from_millis(20);
 
 /// The states of products and stock, and the way to change them.
 #[derive(Clone)]
@@ -63,10 +60,20 @@ struct HandedOver<R> {
     committed: BoxFuture<'static, Result<Versions, CommitError>>,
     /// Stock streams that it takes over a multiple of [`hot::SNAPSHOT_EVERY`].
     snapshots: Vec<StreamId>,
+    /// What it was decided on.
+    based_on: Vec<Base>,
+}
+
+/// The streams of a SKU, product and stock, and the generations in which they were looked at.
+struct Base {
+    product: (StreamId, Generation),
+    stock: (StreamId, Generation),
 }
 
 /// What a change is about.
 pub(crate) struct About<'a, Q> {
+    /// The method's name, which never changes: fingerprints are kept for ever.
+    pub(crate) method: &'static str,
     /// The request, for its fingerprint.
     pub(crate) request: &'a Q,
     /// The SKUs whose products and stock are looked at, in order, all asserted to be unchanged until the commit; `None` for
@@ -89,18 +96,26 @@ impl Shelves {
 
     /// Product and stock of a SKU, as far as changes were handed over: at most some milliseconds ahead of the disk.
     pub(crate) async fn look(&self, sku: &str) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
+        // What does not exist is not held: anybody can ask for any number of such.
+        self.fetch(sku, false).await
+    }
+
+    async fn fetch(&self, sku: &str, hold_absent: bool) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
         let (product, stock) = streams(sku);
-        {
+        let generations = {
             let held = self.lock();
             if let (Some(product), Some(stock)) = (held.products.get(&product), held.stock.get(&stock)) {
                 return Ok((product.clone(), stock.clone()));
             }
+            (held.products.generation(&product), held.stock.generation(&stock))
+        };
+        let store = self.store.as_ref();
+        let loaded: (Folded<Product>, _) = (folded::load(store, &product).await?, hot::load(store, &stock).await?);
+        if hold_absent || loaded.0.version > 0 {
+            let mut held = self.lock();
+            held.products.put(product, generations.0, loaded.0.clone());
+            held.stock.put(stock, generations.1, loaded.1.clone());
         }
-        let loaded =
-            (folded::load(self.store.as_ref(), &product).await?, hot::load(self.store.as_ref(), &stock).await?);
-        let mut held = self.lock();
-        held.products.put(product, loaded.0.clone());
-        held.stock.put(stock, loaded.1.clone());
         Ok(loaded)
     }
 
@@ -120,7 +135,11 @@ impl Shelves {
         let correlation_id =
             about.order_id.or(about.skus.and_then(|skus| skus.first()).map(String::as_str)).unwrap_or_default();
         let (id, meta) = origin(caller, correlation_id)?;
-        let print = fingerprint(std::any::type_name::<Q>(), about.request);
+        let print = fingerprint(about.method, about.request);
+        // Looked for first: a commit that is refused as handled takes those chained behind it with it.
+        if let Some(reply) = self.store.reply(&id).await.map_err(unavailable)? {
+            return recall(&reply, print);
+        }
         // Where SKUs are named, the order has mostly reserved nothing yet; a wrong guess is a conflict.
         let (mut guess, mut unanswered) = (about.skus.is_some(), 0);
         for _ in 0..TRIES {
@@ -132,7 +151,7 @@ impl Shelves {
             let held = || reservation.state.held().iter().map(|held| held.sku.clone()).collect();
             let skus: Vec<String> = about.skus.map_or_else(held, <[String]>::to_vec);
             for sku in &skus {
-                self.look(sku).await.map_err(unavailable)?;
+                self.fetch(sku, true).await.map_err(unavailable)?;
             }
             let blank = Commit::new(id.clone(), meta.clone());
             let Some(handed_over) = self.hand_over(about, &skus, &reservation, blank, print, &decide) else { continue };
@@ -141,22 +160,17 @@ impl Shelves {
                     self.keep_snapshots(&handed_over.snapshots).await;
                     return handed_over.outcome;
                 }
-                Err(CommitError::AlreadyHandled(reply)) => {
-                    self.forget(&skus);
-                    return recall(&reply, print);
-                }
-                Err(CommitError::Conflict { .. }) => {
-                    self.forget(&skus);
-                    self.conflicts.inc();
-                }
-                Err(CommitError::Unavailable(_)) if unanswered < UNAVAILABLE_TRIES => {
-                    self.forget(&skus);
-                    unanswered += 1;
-                    tokio::time::sleep(UNAVAILABLE_WAIT).await;
-                }
-                Err(other) => {
-                    self.forget(&skus);
-                    return Err(unavailable(unreadable(other)));
+                Err(failed) => {
+                    self.forget(&handed_over.based_on);
+                    match failed {
+                        CommitError::AlreadyHandled(reply) => return recall(&reply, print),
+                        CommitError::Conflict { .. } => self.conflicts.inc(),
+                        CommitError::Unavailable(_) if unanswered + 1 < UNAVAILABLE_TRIES => {
+                            unanswered += 1;
+                            tokio::time::sleep(UNAVAILABLE_WAIT).await;
+                        }
+                        other => return Err(unavailable(unreadable(other))),
+                    }
                 }
             }
         }
@@ -186,13 +200,14 @@ impl Shelves {
                     outcome: Err(refusal),
                     committed: Box::pin(std::future::ready(Ok(vec![]))),
                     snapshots: vec![],
+                    based_on: vec![],
                 });
             }
             Err(refusal) => (Change::default(), Err(refusal.clone()), Err(refusal)),
         };
         commit.reply = Remembered::new(print, reply).encode();
         commit.appends = self.appends(about, &seen, &streams, &change);
-        let mut snapshots = vec![];
+        let (mut snapshots, mut based_on) = (vec![], Vec::with_capacity(streams.len()));
         for (n, (product, stock)) in streams.into_iter().enumerate() {
             let sold = change.stock.get(n).map_or(&[][..], Vec::as_slice);
             if held.stock.get(&stock).is_some_and(|before| hot::crosses(before.version, sold.len())) {
@@ -200,9 +215,11 @@ impl Shelves {
             }
             held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice));
             held.stock.advance(&stock, sold);
+            let generations = (held.products.generation(&product), held.stock.generation(&stock));
+            based_on.push(Base { product: (product, generations.0), stock: (stock, generations.1) });
         }
         // Danger: under the same lock as the decision. Otherwise two that decided on one state swap places in the queue.
-        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots })
+        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots, based_on })
     }
 
     fn appends<Q>(
@@ -245,11 +262,11 @@ impl Shelves {
         }
     }
 
-    fn forget(&self, skus: &[String]) {
+    fn forget(&self, based_on: &[Base]) {
         let mut held = self.lock();
-        for (product, stock) in skus.iter().map(|sku| streams(sku)) {
-            held.products.forget(&product);
-            held.stock.forget(&stock);
+        for Base { product, stock } in based_on {
+            held.products.forget(&product.0, product.1);
+            held.stock.forget(&stock.0, stock.1);
         }
     }
 

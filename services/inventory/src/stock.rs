@@ -1,6 +1,6 @@
 //! PURE. How many pieces of a product there are. Totals only: which order holds what is the reservations' to know.
 //!
-//! Available is what was received, less what is reserved, less what was shipped; it is never negative.
+//! Available is what was received, less what is reserved; it is never negative.
 use decider::Decider;
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,19 @@
 //! The data folder: one file per service, used by one process at a time, and never mistaken for an empty one.
 //!
+//! # Problem
+//! Services that share a database share its schema, its locks and its outages. And a store that is created where one was
+//! lost starts the shop anew, silently, without its orders.
+//!
+//! # Pattern
+//! Database per service: nobody reads another's.
+//!
+//! # Here
 //! A manifest lists the files that hold data. A file that is listed and missing, empty or damaged is refused by name; only
 //! a folder without a manifest may get new files. The manifest is written after the files and before the first request, so
 //! that a process killed in between has lost nothing.
+//!
+//! # Limits
+//! The files stand in one folder on one disk; they are services' own by whom they are handed to, not by rights.
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};

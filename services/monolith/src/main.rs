@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use host::Process;
+use host::health::Health;
 use host::http_server::{self, Limits};
 use monolith::catalogue;
 use monolith::folder::Folder;
-use monolith::shop::{self, Surroundings};
+use monolith::shop::{self, Stores, Surroundings};
 use telemetry::logs::{self, Format};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +23,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long work under way may go on once the process was told to stop.
 const DRAIN: Duration = Duration::from_secs(25);
+
+/// How often it is looked whether the stores can be read.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Jangteo: a shop of five services in one process.
 ///
@@ -87,13 +91,28 @@ async fn run(config: Config) -> anyhow::Result<()> {
         async move { gateway.handle(request).await }
     };
     let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), Limits::default(), answer));
+    process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
     told_to_stop().await?;
+    process.health.missing("process", "it is stopping");
     tracing::info!("stopping");
     if !process.tasks.drain(DRAIN).await {
         tracing::warn!("some work did not come to its end; it goes on at the next start");
     }
     served.await?;
     Ok(())
+}
+
+/// Says of each store whether it can be read.
+async fn look_after(health: Health, stores: Stores) {
+    loop {
+        for (name, store) in stores.named() {
+            match store.version(&"health".into()).await {
+                Ok(_) => health.ready(name),
+                Err(why) => health.missing(name, why.to_string()),
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn told_to_stop() -> anyhow::Result<()> {

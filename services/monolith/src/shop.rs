@@ -47,6 +47,21 @@ impl Stores {
     }
 }
 
+impl Stores {
+    /// Each with its name.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, &Arc<dyn Store>); 6] {
+        [
+            ("order store", &self.order),
+            ("inventory store", &self.inventory),
+            ("payment store", &self.payment),
+            ("shipping store", &self.shipping),
+            ("bank ledger", &self.bank),
+            ("carrier book", &self.carrier),
+        ]
+    }
+}
+
 /// What stands outside the shop, and between its services.
 pub struct Surroundings {
     /// Who moves money.
@@ -75,10 +90,6 @@ pub struct Shop {
     pub gateway: Gateway,
     /// The inventory service, for whoever stocks the shelves.
     pub inventory: Transport,
-    /// The payment service.
-    pub payment: Transport,
-    /// The shipping service.
-    pub shipping: Transport,
 }
 
 /// Puts the shop together.
@@ -91,7 +102,7 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let inventory = between("inventory", inventory::start(process, stores.inventory.clone(), red.clone()));
     let payment = between("payment", payment::start(process, stores.payment.clone(), bank, reports, red.clone()));
     let shipping = between("shipping", shipping::start(process, stores.shipping.clone(), carrier, red.clone()));
-    let neighbours = Neighbours { inventory: inventory.clone(), payment: payment.clone(), shipping: shipping.clone() };
+    let neighbours = Neighbours { inventory: inventory.clone(), payment, shipping };
     let order = order::start(process, stores.order.clone(), neighbours, red)
         .map_err(|why| format!("a saga is refused: {why}"))?;
     let upstreams = [
@@ -99,5 +110,5 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
         ("shop.order.v1.OrderService", between("order", order)),
     ];
     let gateway = Gateway::new(process, upstreams, Limits::default())?;
-    Ok(Shop { gateway, inventory, payment, shipping })
+    Ok(Shop { gateway, inventory })
 }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use host::Process;
 use host::call::Caller;
 use host::error::{Again, Refusal};
+use host::remembered::REUSED;
 use host::transport::Transport;
 use proto::inventory::inventory_service_client::InventoryServiceClient;
 use proto::inventory::{Line, ReleaseInventoryRequest, ReserveInventoryRequest};
@@ -158,6 +159,8 @@ fn failed(refusal: Refusal) -> Outcome {
     match refusal.again() {
         Again::SameId if refusal.reason == "in_progress" => Outcome::InProgress,
         Again::SameId => Outcome::Unknown(refusal.message),
+        // It says nothing of the effect: only that this program asks otherwise than the one before it did.
+        Again::No if refusal.reason == REUSED => Outcome::Unknown(refusal.message),
         Again::No => Outcome::Refused(saga::react::Refusal {
             reason: refusal.reason.into_owned(),
             message: refusal.message,

@@ -10,7 +10,7 @@ use host::use_case::{origin, unavailable};
 use saga::{End, Owner, Saga, Why};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::folded::{self, Change, Done, Folded};
+use store::folded::{self, Change, Failed, Folded};
 use store::{Append, ReadError, Store, StreamId};
 
 use crate::order::{Cause, Command, Order, Rejection};
@@ -67,20 +67,13 @@ impl Ledger {
     pub(crate) async fn confirm(&self, caller: &Caller, order_id: &str) -> Result<(), Refusal> {
         let (id, meta) = origin(caller, order_id)?;
         let command = (Command::Confirm, self.process.clock.now());
-        let refused = std::sync::Mutex::new(None);
-        let decide = |order: &Folded<Order>| {
-            let outcome = order.state.decide(&command);
-            *refused.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = outcome.clone().err();
-            Change { events: outcome.unwrap_or_default(), reply: vec![], timers: vec![] }
-        };
+        let decide = |order: &Folded<Order>| order.state.decide(&command).map(Change::only);
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        let done =
-            folded::change(store, ids, &order_stream(order_id), None, &id, &meta, decide).await.map_err(unavailable)?;
-        match (done, refused.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)) {
-            (Done::Before(_), _) | (Done::Now(_), None) => Ok(()),
-            // Confirmed under this command, and called off since: to its saga the answer is still yes.
-            (Done::Now(_), Some(_)) if store.reply(&id).await.map_err(unavailable)?.is_some() => Ok(()),
-            (Done::Now(_), Some(why)) => Err(refusal(why)),
+        match folded::change(store, ids, &order_stream(order_id), None, &id, &meta, decide).await {
+            // Also if it was confirmed under this command and called off since: to its saga the answer is still yes.
+            Ok(_) => Ok(()),
+            Err(Failed::Rejected(why)) => Err(refusal(why)),
+            Err(Failed::Store(why)) => Err(unavailable(why)),
         }
     }
 

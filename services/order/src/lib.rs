@@ -29,8 +29,6 @@ use saga::definition::Refused;
 use store::Store;
 use telemetry::metrics::Red;
 
-pub use service::{CURRENCY, MAX_LINES, MAX_TOTAL, MAX_UNDER_WAY};
-
 /// The services that orders need.
 #[derive(Clone)]
 pub struct Neighbours {

@@ -24,13 +24,13 @@ use crate::order::{Address, Command, Details, Line, Order, Status};
 use crate::settling::Waiting;
 
 /// The currency that the shop sells in.
-pub const CURRENCY: &str = "KRW";
+const CURRENCY: &str = "KRW";
 /// The most lines of an order.
-pub const MAX_LINES: usize = 100;
+const MAX_LINES: usize = 100;
 /// The highest total of an order, in minor units.
-pub const MAX_TOTAL: i64 = 1_000_000_000_000;
-/// At most so many orders are under way in one process; more are refused, not queued.
-pub const MAX_UNDER_WAY: usize = 10_000;
+const MAX_TOTAL: i64 = 1_000_000_000_000;
+/// About so many orders are under way at most, waiting for a participant or not; more are refused.
+const MAX_UNDER_WAY: u64 = 20_000;
 /// How long the checks before an order is placed may take; without an answer the checkout will find out.
 const COURTESY: Duration = Duration::from_millis(500);
 /// How often somebody who waits looks for himself, in case another replica settled the order.
@@ -63,7 +63,7 @@ impl Orders {
             return self.settled(caller, order_id, None).await;
         }
         let details = details(caller, request)?;
-        if self.runner.active() >= MAX_UNDER_WAY {
+        if self.runner.open() >= MAX_UNDER_WAY {
             let message = "too many orders are under way; try again in a second";
             return Err(Refusal::new(Code::ResourceExhausted, "too_many_orders", message));
         }

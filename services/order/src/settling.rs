@@ -15,14 +15,15 @@ pub(crate) struct Settling {
 pub(crate) struct Waiting {
     settling: Settling,
     order_id: String,
-    settled: watch::Receiver<()>,
+    /// Present until it is dropped, under the lock.
+    settled: Option<watch::Receiver<()>>,
 }
 
 impl Settling {
     /// Begins to wait: what is settled from here on is noticed.
     pub(crate) fn wait_for(&self, order_id: &str) -> Waiting {
         let settled = self.lock().entry(order_id.to_owned()).or_default().subscribe();
-        Waiting { settling: self.clone(), order_id: order_id.to_owned(), settled }
+        Waiting { settling: self.clone(), order_id: order_id.to_owned(), settled: Some(settled) }
     }
 
     /// The order is settled, and that is durable.
@@ -40,15 +41,18 @@ impl Settling {
 impl Waiting {
     /// Resolves when the order may be settled.
     pub(crate) async fn noticed(&mut self) {
-        // The sender lives as long as this place does.
-        let _ = self.settled.changed().await;
+        if let Some(settled) = &mut self.settled {
+            // The sender lives as long as this place does.
+            let _ = settled.changed().await;
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         let mut waiting = self.settling.lock();
-        if waiting.get(&self.order_id).is_some_and(|sender| sender.receiver_count() == 1) {
+        self.settled = None;
+        if waiting.get(&self.order_id).is_some_and(|sender| sender.receiver_count() == 0) {
             waiting.remove(&self.order_id);
         }
     }

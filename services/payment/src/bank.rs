@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use decider::Decider;
 use host::Process;
 use serde::{Deserialize, Serialize};
-use store::folded::{self, Change, Done, Folded};
+use store::folded::{self, Change, Done, Failed, Folded};
 use store::{CommitId, Meta, Store, StreamId};
 use tokio::sync::mpsc;
 
@@ -153,27 +153,21 @@ impl Bank {
             Ask::Cancel => CommitId::from(format!("{key}/cancel")),
             Ask::Refund(refund) => CommitId::from(refund.as_str()),
         };
-        let refused = std::sync::atomic::AtomicBool::new(false);
-        let decide = |account: &Folded<Account>| {
-            let events = account.state.decide(&ask).unwrap_or_else(|_| {
-                refused.store(true, std::sync::atomic::Ordering::Relaxed);
-                vec![]
-            });
-            Change { events, reply: vec![], timers: vec![] }
-        };
-        let broken = |why: store::ReadError| NoAnswer(why.to_string());
-        let ledger = self.ledger.as_ref();
+        let decide = |account: &Folded<Account>| account.state.decide(&ask).map(Change::only);
+        let (ledger, ids) = (self.ledger.as_ref(), &self.process.ids);
+        // A charge mostly comes first.
         let guess = matches!(ask, Ask::Charge(..)).then(Folded::default);
-        let done = folded::change(ledger, &self.process.ids, &stream, guess, &id, &Meta::default(), decide)
-            .await
-            .map_err(broken)?;
-        if refused.into_inner() {
-            return Err(NoAnswer(format!("the ledger has no charge {key} to give back")));
+        match folded::change(ledger, ids, &stream, guess, &id, &Meta::default(), decide).await {
+            Ok(Done::Now(account) | Done::Nothing(account)) => Ok(account.state),
+            Ok(Done::Before(_)) => self.account(key).await,
+            Err(Failed::Rejected(why)) => Err(NoAnswer(format!("{why}: {key}"))),
+            Err(Failed::Store(why)) => Err(NoAnswer(why.to_string())),
         }
-        match done {
-            Done::Now(account) => Ok(account.state),
-            Done::Before(_) => Ok(folded::load(ledger, &stream).await.map_err(broken)?.state),
-        }
+    }
+
+    async fn account(&self, key: &str) -> Result<Account, NoAnswer> {
+        let account = folded::load(self.ledger.as_ref(), &StreamId::from(format!("charge-{key}"))).await;
+        account.map(|account| account.state).map_err(|why| NoAnswer(why.to_string()))
     }
 
     async fn charge_at_leisure(&self, charge: Charge, reference: String) -> Result<Charged, NoAnswer> {
@@ -216,15 +210,12 @@ impl PaymentProvider for Bank {
             }
             drop(answer.send(charged));
         };
-        self.process.tasks.spawn_until_stop(work);
+        self.process.tasks.spawn(work);
         answered.await.unwrap_or_else(|_| Err(NoAnswer("the bank closes".to_owned())))
     }
 
     async fn outcome(&self, key: &str) -> Result<Option<Charged>, NoAnswer> {
-        let stream = StreamId::from(format!("charge-{key}"));
-        let account =
-            folded::load::<Account>(self.ledger.as_ref(), &stream).await.map_err(|why| NoAnswer(why.to_string()))?;
-        Ok(charged(key, &account.state))
+        Ok(charged(key, &self.account(key).await?))
     }
 
     async fn cancel(&self, key: &str) -> Result<Charged, NoAnswer> {

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use decider::Decider;
 use host::Process;
 use serde::{Deserialize, Serialize};
-use store::folded::{self, Change, Done, Folded};
+use store::folded::{self, Change, Done, Failed, Folded};
 use store::{CommitId, Meta, Store, StreamId};
 
 use crate::shipment::{Booked, Parcel};
@@ -109,17 +109,16 @@ impl Simulator {
             Ask::Book(_) => CommitId::from(key),
             Ask::Cancel => CommitId::from(format!("{key}/cancel")),
         };
-        let decide = |booking: &Folded<Booking>| {
-            let Ok(events) = booking.state.decide(&ask);
-            Change { events, reply: vec![], timers: vec![] }
-        };
-        let broken = |why: store::ReadError| NoAnswer(why.to_string());
+        let decide = |booking: &Folded<Booking>| booking.state.decide(&ask).map(Change::only);
         let (book, ids) = (self.book.as_ref(), &self.process.ids);
+        // A booking mostly comes first.
         let guess = matches!(ask, Ask::Book(_)).then(Folded::default);
-        match folded::change(book, ids, &stream, guess, &id, &Meta::default(), decide).await.map_err(broken)? {
-            Done::Now(booking) => Ok(booking.state),
-            Done::Before(_) => Ok(folded::load(book, &stream).await.map_err(broken)?.state),
-        }
+        let booked = match folded::change(book, ids, &stream, guess, &id, &Meta::default(), decide).await {
+            Ok(Done::Now(booking) | Done::Nothing(booking)) => Ok(booking),
+            Ok(Done::Before(_)) => folded::load(book, &stream).await,
+            Err(Failed::Store(why)) => Err(why),
+        };
+        booked.map(|booking| booking.state).map_err(|why| NoAnswer(why.to_string()))
     }
 }
 

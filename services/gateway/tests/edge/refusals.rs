@@ -135,3 +135,17 @@ impl std::io::Write for ThisThread {
         Ok(())
     }
 }
+
+#[tokio::test]
+async fn more_calls_than_fit_at_a_time_are_refused_and_none_waits() {
+    let mut world = World::new();
+    let limits = gateway::Limits { at_once: 0, ..gateway::Limits::default() };
+    let process = host::Process::on_this_machine();
+    let upstreams = crate::shop::upstreams(&process, &world.shop);
+    world.gateway = std::sync::Arc::new(gateway::Gateway::new(&process, upstreams, limits).unwrap());
+    let answer = world.get("/v1/orders/o-1").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "1"));
+    assert_eq!(answer.problem().0, "too_many_requests");
+    assert!(world.shop.calls().is_empty());
+    assert_eq!(world.get("/healthz").await.status, 200, "health is always answered");
+}

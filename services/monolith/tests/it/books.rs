@@ -58,6 +58,15 @@ pub async fn balance(stores: &Stores) -> BTreeMap<String, Status> {
     orders
 }
 
+/// Timers of sagas, payments and shipments that are still armed.
+pub async fn armed(stores: &Stores) -> u64 {
+    let mut armed = 0;
+    for store in [&stores.order, &stores.payment, &stores.shipping] {
+        armed += store.armed().await.unwrap();
+    }
+    armed
+}
+
 /// Sagas that have not ended.
 pub async fn open_sagas(stores: &Stores) -> Vec<String> {
     let mut open = vec![];

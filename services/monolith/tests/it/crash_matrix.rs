@@ -70,6 +70,7 @@ async fn killed_and_then(method: &str, country: &str, cancel: Cancel, after: Can
                 open.is_empty(),
                 "killed at commit {commit} of {all}, after the effect: {after_the_effect}: {open:?}"
             );
+            assert_eq!(books::armed(&world.stores).await, 0, "killed at commit {commit} of {all}: a timer is left");
             let end = books::balance(&world.stores).await.into_values().collect::<Vec<_>>();
             let word = match &end[..] {
                 [Status::Confirmed] => "confirmed",

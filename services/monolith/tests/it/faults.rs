@@ -29,6 +29,8 @@ pub enum Fault {
     ReplyLost,
     /// The call arrives twice.
     Twice,
+    /// The call takes 10 ms to arrive, and its answer takes 10 ms.
+    Slow,
     /// The call is held back, and arrives when the test lets it.
     Held,
 }
@@ -92,6 +94,13 @@ impl Plan {
                 let (first, second) = twice(request).await;
                 let (one, two) = futures::join!(inner.clone().oneshot(first), inner.oneshot(second));
                 one.or(two)
+            }
+            Some(Fault::Slow) => {
+                let wire = Duration::from_millis(10);
+                tokio::time::sleep(wire).await;
+                let answer = inner.oneshot(request).await;
+                tokio::time::sleep(wire).await;
+                answer
             }
             Some(Fault::Held) => {
                 #[expect(clippy::disallowed_methods, reason = "the call goes on after its caller gave up")]
@@ -220,6 +229,9 @@ impl Store for MortalStore {
     }
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         self.alive(self.inner.claim_due(lease, limit)).await
+    }
+    async fn armed(&self) -> Result<u64, ReadError> {
+        self.alive(self.inner.armed()).await
     }
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
         self.alive(self.inner.mark(name)).await

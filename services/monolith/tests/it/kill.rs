@@ -7,6 +7,7 @@ use std::time::Duration;
 use clock::{Clock, SystemClock};
 use http::{Method, StatusCode};
 use monolith::folder::Folder;
+use order::order::Status;
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -27,8 +28,8 @@ const METHODS: [(&str, &str); 8] = [
     ("pm_card_lost_reply", "KR"),
 ];
 
-/// What one client did: the order that each of its keys was answered with.
-type History = BTreeMap<String, String>;
+/// What one client did: the order that each of its keys was answered with, and whether calling it off was accepted.
+type History = BTreeMap<String, (String, bool)>;
 
 /// Places orders until told to stop, each until it is answered, some of them twice, and calls some off.
 async fn shop(client_number: usize, address: watch::Receiver<String>, stop: Arc<AtomicBool>) -> History {
@@ -48,10 +49,12 @@ async fn shop(client_number: usize, address: watch::Receiver<String>, stop: Arc<
                 "{key} was answered with two orders"
             );
         }
+        let mut called_off = false;
         if draw & 0x600 == 0 {
-            insist(&http, &address, &format!("/v1/orders/{order_id}:cancel"), &format!("{key}-cancel"), "{}").await;
+            let path = format!("/v1/orders/{order_id}:cancel");
+            called_off = insist(&http, &address, &path, &format!("{key}-cancel"), "{}").await == order_id;
         }
-        history.insert(key, order_id);
+        history.insert(key, (order_id, called_off));
     }
     history
 }
@@ -104,19 +107,23 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
     for done in clients {
         history.extend(done.await.unwrap());
     }
-    settled_within(Duration::from_secs(30), &program.address, history.values()).await;
+    settled_within(Duration::from_secs(30), &program.address, history.values().map(|(id, _)| id)).await;
     assert_eq!(program.stop().await, Some(0));
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = Folder::take(&data).unwrap().stores(&clock).unwrap();
     assert_eq!(books::open_sagas(&stores).await, Vec::<String>::new());
     let orders = books::balance(&stores).await;
-    let answered: Vec<_> = history.values().collect();
-    assert!(answered.len() >= ROUNDS, "only {} orders were placed", answered.len());
-    assert!(answered.iter().all(|id| orders.contains_key(*id)), "an order that was answered is gone");
+    assert!(history.len() >= ROUNDS, "only {} orders were placed", history.len());
+    for (key, (id, called_off)) in &history {
+        let status = orders.get(id).unwrap_or_else(|| panic!("order {id} of {key} was answered and is gone"));
+        assert!(!called_off || *status == Status::Cancelled, "calling {id} off was accepted, and it is {status:?}");
+    }
     assert_eq!(orders.len(), history.len(), "an order for each key");
-    let confirmed = orders.values().filter(|status| **status == order::order::Status::Confirmed).count();
-    println!("{} orders over {ROUNDS} kills, {confirmed} confirmed", orders.len());
+    let cancelled = history.values().filter(|(_, called_off)| *called_off).count();
+    assert!(cancelled > 0, "nobody called anything off");
+    let confirmed = orders.values().filter(|status| **status == Status::Confirmed).count();
+    println!("{} orders over {ROUNDS} kills, {confirmed} confirmed, {cancelled} called off", orders.len());
 }
 
 async fn stock_up(address: &str) {

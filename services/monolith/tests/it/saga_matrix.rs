@@ -5,6 +5,7 @@ use crate::faults::{Fault, Plan};
 use crate::harness::{World, order, text};
 use http::StatusCode;
 use order::order::Status;
+use std::time::Duration;
 
 const STEPS: [(&str, &str); 3] = [
     ("ReserveInventory", "ReleaseInventory"),
@@ -19,7 +20,7 @@ async fn end_of(plan: &Plan, method: &str, country: &str) -> Status {
     let placed = shop.place("k1", 0, &order(method, country)).await;
     assert_eq!(placed.status, StatusCode::CREATED, "{}", placed.body);
     shop.settled(text(&placed.body, "order_id")).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(books::open_sagas(&world.stores).await, Vec::<String>::new());
     books::balance(&world.stores).await.into_values().next().unwrap()
 }
@@ -105,7 +106,7 @@ async fn a_call_that_arrives_after_its_undo_is_refused() {
         let placed = shop.place("k1", 0, &order("pm_card_ok", "KR")).await;
         let order_id = text(&placed.body, "order_id");
         while !plan.calls().contains(&action.to_owned()) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         // The pivot would be tried for ever; a cancellation turns it back.
         assert_eq!(shop.cancel("c1", order_id, 0).await.status, StatusCode::ACCEPTED);
@@ -134,29 +135,35 @@ async fn a_provider_that_settles_after_the_undo_arrived_keeps_nothing() {
         let shop = world.shop().await;
         let placed = shop.place("k1", 0, &order(method, "KR")).await;
         let order_id = text(&placed.body, "order_id");
-        tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         assert_eq!(shop.cancel("c1", order_id, 0).await.status, StatusCode::ACCEPTED);
         shop.settled(order_id).await;
-        tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
         let end = books::balance(&world.stores).await.into_values().next().unwrap();
         assert_eq!(end, Status::Cancelled, "{method} after {wait_ms} ms");
     }
 }
 
-/// A cancellation at any moment of a checkout has one winner, and the loser leaves nothing behind.
+/// A cancellation at any moment of a checkout, every call of which takes its time, has one winner, and the loser leaves
+/// nothing behind.
 #[tokio::test(start_paused = true)]
 async fn a_cancellation_at_any_moment_leaves_the_books_balanced() {
-    for pause in 0..40 {
+    let (mut before, mut after) = (0, 0);
+    for millis in 0..80 {
         let world = World::new();
-        let shop = world.shop().await;
+        let slow = |plan: Plan, (action, undo)| plan.fault(action, Fault::Slow, 9).fault(undo, Fault::Slow, 9);
+        let shop = world.shop_with(&STEPS.into_iter().fold(Plan::default(), slow)).await;
         let placed = shop.place("k1", 0, &order("pm_card_ok", "KR")).await;
         let order_id = text(&placed.body, "order_id");
-        for _ in 0..pause {
-            tokio::task::yield_now().await;
-        }
+        tokio::time::sleep(Duration::from_millis(millis)).await;
         let answer = shop.cancel("c1", order_id, 0).await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.body);
-        assert_eq!(text(&shop.settled(order_id).await, "status"), "ORDER_STATUS_CANCELLED", "after {pause} steps");
+        assert_eq!(text(&shop.settled(order_id).await, "status"), "ORDER_STATUS_CANCELLED", "after {millis} ms");
+        let own_saga = world.stores.order.version(&format!("cancellation-{order_id}").as_str().into()).await.unwrap();
+        *(if own_saga == 0 { &mut before } else { &mut after }) += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((books::open_sagas(&world.stores).await, books::armed(&world.stores).await), (vec![], 0));
         books::balance(&world.stores).await;
     }
+    assert!(before >= 10 && after >= 10, "{before} before the confirmation, {after} after it");
 }
