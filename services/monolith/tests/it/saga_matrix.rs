@@ -167,3 +167,40 @@ async fn a_cancellation_at_any_moment_leaves_the_books_balanced() {
     }
     assert!(before >= 10 && after >= 10, "{before} before the confirmation, {after} after it");
 }
+
+/// The cancellation of a confirmed order: the carrier decides, and from there on everything is tried until it is done.
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_of_a_confirmed_order_is_carried_through_whatever_happens_to_its_calls() {
+    for (_, undo) in STEPS {
+        for fault in [Fault::TimesOut, Fault::ReplyLost, Fault::Twice] {
+            let world = World::new();
+            let shop = world.shop_with(&Plan::default().fault(undo, fault, 6)).await;
+            let placed = shop.place("k1", 10, &order("pm_card_ok", "KR")).await;
+            let order_id = text(&placed.body, "order_id");
+            assert_eq!(shop.cancel("c1", order_id, 0).await.status, StatusCode::ACCEPTED);
+            let settled = shop.settled(order_id).await;
+            assert_eq!(text(&settled, "status"), "ORDER_STATUS_CANCELLED", "{undo} {fault:?}");
+            books::balance(&world.stores).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_carrier_that_says_too_late_leaves_the_order_confirmed_and_nothing_undone() {
+    let world = World::new();
+    let plan = Plan::default().fault("CancelShipment", Fault::Refused, 1);
+    let shop = world.shop_with(&plan).await;
+    let placed = shop.place("k1", 10, &order("pm_card_ok", "KR")).await;
+    let order_id = text(&placed.body, "order_id");
+    assert_eq!(shop.cancel("c1", order_id, 0).await.status, StatusCode::ACCEPTED);
+    let settled = shop.settled(order_id).await;
+    assert_eq!(
+        (text(&settled, "status"), text(&settled, "cancellation")),
+        ("ORDER_STATUS_CONFIRMED", "CANCELLATION_TOO_LATE")
+    );
+    assert!(!plan.calls().contains(&"RefundPayment".to_owned()));
+    let again = shop.cancel("c2", order_id, 0).await;
+    assert_eq!((again.status, text(&again.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "too_late"));
+    let orders = books::balance(&world.stores).await;
+    assert_eq!(orders.into_values().collect::<Vec<_>>(), [Status::Confirmed]);
+}
