@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = compiler.encode_file_descriptor_set();
     fs::write(Path::new(&env::var("OUT_DIR")?).join("shop.bin"), descriptors)?;
     let mut ours = compiler.file_descriptor_set();
-    ours.file.retain(|file| file.package().starts_with("shop.") && file.package() != "shop.http.v1");
+    // The options of google.api and shop.http are read from the descriptors, not from generated code.
+    ours.file.retain(|file| !["google.api", "shop.http.v1"].contains(&file.package()));
     tonic_prost_build::configure().build_transport(false).compile_fds(ours)?;
     Ok(())
 }

@@ -103,6 +103,22 @@ where
     }
 }
 
+/// All events of a stream, oldest first.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn history(store: &dyn Store, stream: &StreamId) -> Result<Vec<Recorded>, ReadError> {
+    let mut events: Vec<Recorded> = vec![];
+    loop {
+        let page = store.load(stream, events.last().map_or(0, |last| last.version), PAGE).await?;
+        let last = page.len() < PAGE;
+        events.extend(page);
+        if last {
+            return Ok(events);
+        }
+    }
+}
+
 /// Where the latest event of a stream comes from: what a timer takes up again. Empty if the stream does not exist.
 ///
 /// # Errors

@@ -4,8 +4,8 @@ use host::call::{Caller, answer};
 use proto::order::order_service_server::OrderService;
 use proto::order::{
     CancelOrderRequest, CancelOrderResponse, Cancellation as CancellationMessage, GetOrderRequest, GetOrderResponse,
-    ListOrdersRequest, ListOrdersResponse, Order as Message, OrderLine, OrderStatus, PlaceOrderRequest,
-    PlaceOrderResponse, Rejection, ShippingAddress,
+    ListOrderEventsRequest, ListOrderEventsResponse, ListOrdersRequest, ListOrdersResponse, Order as Message,
+    OrderLine, OrderStatus, PlaceOrderRequest, PlaceOrderResponse, Rejection, ShippingAddress,
 };
 use store::folded::Folded;
 use tonic::{Request, Response, Status as GrpcStatus, async_trait};
@@ -29,8 +29,22 @@ impl OrderService for Grpc {
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, GrpcStatus> {
         let caller = Caller::of(&request, &self.0.process.ids)?;
-        let seen = self.0.see(&caller, request.into_inner().order_id).await;
+        let request = request.into_inner();
+        let seen = if request.at_version.is_some() || request.at_time.is_some() {
+            self.0.as_it_was(&caller, request).await
+        } else {
+            self.0.see(&caller, request.order_id).await
+        };
         answer(seen.map(|order| GetOrderResponse { order: Some(message(order)) }))
+    }
+
+    async fn list_order_events(
+        &self,
+        request: Request<ListOrderEventsRequest>,
+    ) -> Result<Response<ListOrderEventsResponse>, GrpcStatus> {
+        let caller = Caller::of(&request, &self.0.process.ids)?;
+        let events = self.0.events(&caller, request.into_inner()).await;
+        answer(events.map(|events| ListOrderEventsResponse { events }))
     }
 
     async fn list_orders(
@@ -100,7 +114,8 @@ fn message((order_id, folded): Answer) -> Message {
     }
 }
 
-fn time(at: Timestamp) -> prost_types::Timestamp {
+/// A moment, as it is on the wire.
+pub(crate) fn time(at: Timestamp) -> prost_types::Timestamp {
     let nanos = at.0.rem_euclid(1_000_000) * 1_000;
     prost_types::Timestamp { seconds: at.0.div_euclid(1_000_000), nanos: i32::try_from(nanos).unwrap_or_default() }
 }

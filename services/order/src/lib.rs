@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`order`] | PURE: the rules of one order |
 //! | `service` | use cases: place, see, list, cancel |
+//! | `history` | use cases: the audit trail, and the order as it was |
 //! | `grpc` | driving adapter |
 //! | [`checkout`] | driven adapter: the participants of the sagas in `sagas/*.yaml` |
 //! | [`ledger`] | the streams of orders, and what a saga's end changes in them |
@@ -11,6 +12,7 @@
 
 pub mod checkout;
 mod grpc;
+mod history;
 pub mod ledger;
 pub mod order;
 mod service;

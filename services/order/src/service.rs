@@ -8,9 +8,7 @@ use host::remembered::{Remembered, fingerprint};
 use host::use_case::{origin, recall, unavailable};
 use host::{Process, check};
 use proto::inventory::CheckLinesRequest;
-use proto::order::{
-    CancelOrderRequest, GetOrderRequest, ListOrdersRequest, OrderStatus, PlaceOrderRequest, ShippingAddress,
-};
+use proto::order::{CancelOrderRequest, ListOrdersRequest, OrderStatus, PlaceOrderRequest, ShippingAddress};
 use proto::payment::CheckPaymentMethodRequest;
 use saga::{Input, Pending, Runner};
 use store::folded::{self, Folded, persist, unreadable};
@@ -53,7 +51,7 @@ pub(crate) struct Orders {
 pub(crate) type Answer = (String, Folded<Order>);
 
 /// What is remembered under a command id is the order that it was about.
-type Named = GetOrderRequest;
+type Named = CancelOrderRequest;
 
 impl Orders {
     /// Places an order, once per command id, and begins its checkout in the same commit.
@@ -232,7 +230,7 @@ impl Orders {
     }
 
     /// An order, if it is the caller's own.
-    async fn own(&self, caller: &Caller, order_id: &str) -> Result<Folded<Order>, Refusal> {
+    pub(crate) async fn own(&self, caller: &Caller, order_id: &str) -> Result<Folded<Order>, Refusal> {
         let order = self.ledger.order(order_id).await.map_err(unavailable)?;
         if order.version == 0 || order.state.details.customer_id != *caller.customer {
             return Err(refusal(crate::order::Rejection::Unknown));

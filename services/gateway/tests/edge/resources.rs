@@ -63,7 +63,8 @@ async fn path_variables_are_decoded_once() {
     for (path, id) in [("a%3Acancel", "a:cancel"), ("%EC%9E%A5", "장"), ("a%252Fb", "a%2Fb"), ("a%2F..%2Fb", "a/../b")]
     {
         world.get(&format!("/v1/orders/{path}")).await;
-        assert_eq!(world.shop.last().message, format!("GetOrderRequest {{ order_id: {id:?} }}"));
+        let seen = world.shop.last().message;
+        assert!(seen.starts_with(&format!("GetOrderRequest {{ order_id: {id:?},")), "{seen}");
     }
 }
 

@@ -99,6 +99,14 @@ impl OrderService for Shop {
         Ok(tonic::Response::new(order::GetOrderResponse { order: Some(an_order(&request.get_ref().order_id)) }))
     }
 
+    async fn list_order_events(
+        &self,
+        request: Request<order::ListOrderEventsRequest>,
+    ) -> Answered<order::ListOrderEventsResponse> {
+        self.saw("ListOrderEvents", &request).await?;
+        Ok(tonic::Response::new(order::ListOrderEventsResponse::default()))
+    }
+
     async fn list_orders(&self, request: Request<order::ListOrdersRequest>) -> Answered<order::ListOrdersResponse> {
         self.saw("ListOrders", &request).await?;
         Ok(tonic::Response::new(order::ListOrdersResponse { orders: vec![an_order("o-1")], ..Default::default() }))

@@ -9,6 +9,7 @@ mod checkout;
 mod crash_matrix;
 mod faults;
 mod harness;
+mod history;
 mod kill;
 mod program;
 mod saga_matrix;
