@@ -32,6 +32,7 @@ pub mod folded;
 pub mod fsync;
 pub mod hot;
 pub mod memory;
+pub mod seal;
 pub mod sqlite;
 mod sqlite_checks;
 mod sqlite_file;

@@ -114,6 +114,18 @@ impl Folder {
         Ok(Arc::new(store?))
     }
 
+    /// Where the seals of a service's log are.
+    #[must_use]
+    pub fn seals(&self, service: &str) -> PathBuf {
+        self.path.join(format!("{service}.seals"))
+    }
+
+    /// Whether a shop was ever opened on it.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        !self.path.join(MANIFEST).exists()
+    }
+
     fn manifest(&self) -> anyhow::Result<Vec<String>> {
         let file = self.path.join(MANIFEST);
         let text = match fs::read_to_string(&file) {

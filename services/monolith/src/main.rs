@@ -6,14 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use clap::Parser;
+use anyhow::{Context, anyhow, bail};
+use clap::{Parser, Subcommand};
+use clock::{Clock, SystemClock};
 use host::Process;
 use host::health::Health;
 use host::http_server::{self, Limits};
-use monolith::catalogue;
 use monolith::folder::Folder;
 use monolith::shop::{self, Stores, Surroundings};
+use monolith::{catalogue, commands};
+use store::seal;
 use telemetry::logs::{self, Format};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,8 +35,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Parser)]
 #[command(version)]
 struct Config {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Folder for the data, made if it does not exist; one process per folder
-    #[arg(long, env = "JANGTEO_DATA", default_value = "data", value_name = "DIR")]
+    #[arg(long, global = true, env = "JANGTEO_DATA", default_value = "data", value_name = "DIR")]
     data: PathBuf,
 
     /// Port to listen on, on the loopback address; 0 picks a free one
@@ -50,14 +55,34 @@ struct Config {
     log_json: bool,
 }
 
+/// What to do with a data folder instead of opening the shop on it. The shop must be closed.
+#[derive(Subcommand)]
+enum Command {
+    /// Check every event against its seal; ends with 1 if one does not fit, and names the first
+    Verify,
+    /// Print each event of a stream, and the state after it
+    Replay {
+        /// Such as order-ID, checkout-ID, payment-ID, shipment-ID, reservation-ID, product-SKU or stock-SKU
+        stream: String,
+        /// The last version to print; all if absent
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+    },
+}
+
 fn main() -> ExitCode {
     let config = Config::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(why) => return failed(&anyhow!(why).context("the runtime cannot be started")),
     };
-    match runtime.block_on(run(config)) {
-        Ok(()) => ExitCode::SUCCESS,
+    let outcome = match &config.command {
+        None => runtime.block_on(run(config)).map(|()| true),
+        Some(command) => runtime.block_on(look(&config, command)),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(why) => failed(&why),
     }
 }
@@ -66,6 +91,24 @@ fn failed(why: &anyhow::Error) -> ExitCode {
     // Nothing can be done about a standard error that is closed.
     let _ = writeln!(std::io::stderr(), "error: {why:#}");
     ExitCode::FAILURE
+}
+
+/// Carries out a command on a folder that holds data; whether all is well.
+async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
+    if !config.data.is_dir() {
+        bail!("there is no data folder {}", config.data.display());
+    }
+    let folder = Folder::take(&config.data)?;
+    if folder.is_new() {
+        bail!("no shop was opened on the data folder {} yet", config.data.display());
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let stores = folder.stores(&clock)?;
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Verify => commands::verify(&folder, &stores, &mut out).await,
+        Command::Replay { stream, to } => commands::replay(&stores, stream, *to, &mut out).await.map(|()| true),
+    }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -91,6 +134,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
         async move { gateway.handle(request).await }
     };
     let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), Limits::default(), answer));
+    for (name, store) in stores.sealed() {
+        let (store, seals, health) = (store.clone(), folder.seals(name), process.health.clone());
+        process.tasks.spawn_until_stop(async move {
+            if let Err(why) = seal::run(store.as_ref(), &seals).await {
+                tracing::error!(%why, "the log of {name} is not sealed any more");
+                health.missing(&format!("{name} seals"), why.to_string());
+            }
+        });
+    }
     process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
     told_to_stop().await?;
     process.health.missing("process", "it is stopping");

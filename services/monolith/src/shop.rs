@@ -48,6 +48,17 @@ impl Stores {
 }
 
 impl Stores {
+    /// The services' own, each with its name: those whose logs are sealed.
+    #[must_use]
+    pub fn sealed(&self) -> [(&'static str, &Arc<dyn Store>); 4] {
+        [
+            ("order", &self.order),
+            ("inventory", &self.inventory),
+            ("payment", &self.payment),
+            ("shipping", &self.shipping),
+        ]
+    }
+
     /// Each with its name.
     #[must_use]
     pub fn named(&self) -> [(&'static str, &Arc<dyn Store>); 6] {

@@ -175,3 +175,74 @@ async fn a_damaged_data_folder_is_refused_by_name_and_never_started_empty() {
         assert!(said.contains(name) && said.lines().count() == 1, "{name}: {said}");
     }
 }
+
+async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(PROGRAM).args(arguments).arg("--data").arg(data).output().await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+/// ES-13, with the real program: one flipped byte, one deleted and one inserted row, and a cut tail are found.
+#[tokio::test]
+async fn verify_names_what_was_tampered_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    let sealed = data.join("inventory.seals");
+    // 128 events put the goods on the shelves; their seals follow within a second or so.
+    while fs::metadata(&sealed).map_or(0, |seals| seals.len()) < 129 * 32 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(program.stop().await, Some(0));
+    let (good, said) = command(&data, &["verify"]).await;
+    assert!(good && said.contains("inventory: 128 events are as they were sealed; 0 are not sealed yet"), "{said}");
+
+    let columns =
+        "id, stream, version, type, schema, data, timestamp, correlation_id, causation_id, actor, traceparent";
+    let cases = [
+        ("UPDATE events SET data = replace(data, '500', '501') WHERE position = 77".to_owned(), "position 77"),
+        ("DELETE FROM events WHERE position = 60".to_owned(), "60"),
+        ("DELETE FROM events WHERE position > 100".to_owned(), "position 101"),
+        (
+            format!(
+                "UPDATE events SET position = -position - 1 WHERE position >= 9;
+                 UPDATE events SET position = -position WHERE position < 0;
+                 INSERT INTO events (position, {columns}) SELECT 9, randomblob(16), stream, 900,
+                 type, schema, data, timestamp, correlation_id, causation_id, actor, traceparent FROM events WHERE position = 8;"
+            ),
+            "position 9",
+        ),
+    ];
+    for (n, (sql, named)) in cases.iter().enumerate() {
+        let copy = folder.path().join(format!("copy-{n}"));
+        fs::create_dir(&copy).unwrap();
+        for entry in fs::read_dir(&data).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+        rusqlite::Connection::open(copy.join("inventory.db")).unwrap().execute_batch(sql).unwrap();
+        let (good, said) = command(&copy, &["verify"]).await;
+        assert!(!good && said.contains("inventory") && said.contains(named), "{sql}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn replay_prints_each_event_and_the_state_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    assert!(!command(&data, &["replay", "stock-TEA-BOSEONG-100"]).await.0, "there is no data folder");
+    assert!(!data.exists());
+    assert_eq!(Program::start(&data).await.stop().await, Some(0));
+    let (good, said) = command(&data, &["replay", "stock-TEA-BOSEONG-100"]).await;
+    assert!(good && said.contains("1 StockReceived by operator:opening"), "{said}");
+    assert!(said.contains("-> Stock { received: 500, reserved: 0 }"), "{said}");
+    let cases = [
+        (vec!["replay", "stock-NOTHING"], "there is no stream stock-NOTHING"),
+        (vec!["replay", "stock-TEA-BOSEONG-100", "--to", "2"], "has versions 1 to 1, not 2"),
+        (vec!["replay", "diary"], "is no stream"),
+    ];
+    for (arguments, sentence) in cases {
+        let (good, said) = command(&data, &arguments).await;
+        assert!(!good && said.contains(sentence), "{arguments:?}: {said}");
+    }
+}

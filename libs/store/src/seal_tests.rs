@@ -1,0 +1,137 @@
+//! What seals find out, on a real file that is tampered with behind the store's back.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::*;
+use crate::sqlite::Sqlite;
+use crate::{Append, Commit, Expected};
+use clock::{Ids, SystemClock};
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+struct Sealed {
+    folder: TempDir,
+    events: u64,
+}
+
+impl Sealed {
+    /// A log of so many events, of which so many are sealed.
+    async fn new(events: u64, sealed: u64) -> Sealed {
+        let this = Sealed { folder: tempfile::tempdir().unwrap(), events };
+        let clock = Arc::new(SystemClock);
+        let (store, ids) = (Sqlite::create(&this.db(), clock.clone()).unwrap(), Ids::random(clock));
+        let mut seals = Seals::open(&this.seals()).unwrap();
+        for n in 1..=events {
+            let data = format!(r#"{{"n":{n}}}"#);
+            let event = NewEvent { id: ids.next(), kind: "Happened".into(), schema: 1, data };
+            let stream = format!("s-{}", n % 7).as_str().into();
+            let appends = vec![Append { stream, expected: Expected::Any, events: vec![event] }];
+            let meta = Meta { actor: "customer:1".into(), ..Meta::default() };
+            store.commit(Commit { appends, ..Commit::new(format!("c{n}").as_str().into(), meta) }).await.unwrap();
+            if n == sealed {
+                while seal_page(&store, &mut seals).await.unwrap() > 0 {}
+            }
+        }
+        this
+    }
+    fn db(&self) -> PathBuf {
+        self.folder.path().join("a.db")
+    }
+    fn seals(&self) -> PathBuf {
+        self.folder.path().join("a.seals")
+    }
+    /// Does something to the database that no store would.
+    fn tamper(&self, sql: &str) {
+        Connection::open(self.db()).unwrap().execute_batch(sql).unwrap();
+    }
+    async fn verdict(&self) -> Verdict {
+        // Not by the store, which refuses some of this at once.
+        let store = Sqlite::open(&self.db(), Arc::new(SystemClock)).unwrap();
+        verify(&store, &self.seals()).await.unwrap()
+    }
+    async fn broken_at(&self) -> Position {
+        match self.verdict().await {
+            Verdict::Broken { position, .. } => position,
+            good @ Verdict::Good { .. } => panic!("{good:?} of {}", self.events),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_untouched_log_is_good_and_what_has_no_seal_is_said_to_have_none() {
+    assert_eq!(Sealed::new(20, 20).await.verdict().await, Verdict::Good { sealed: 20, unsealed: 0 });
+    assert_eq!(Sealed::new(20, 12).await.verdict().await, Verdict::Good { sealed: 12, unsealed: 8 });
+    assert_eq!(Sealed::new(1, 0).await.verdict().await, Verdict::Good { sealed: 0, unsealed: 1 });
+}
+
+/// ES-13: a change in any column of any event is found, by its position.
+#[tokio::test]
+async fn one_changed_column_is_found_at_its_position() {
+    let changes = [
+        "data = '{\"n\":99}'",
+        "data = data || ' '",
+        "type = 'Undone'",
+        "schema = 2",
+        "timestamp = timestamp + 1",
+        "actor = 'customer:2'",
+        "causation_id = 'x'",
+        "correlation_id = 'x'",
+        "traceparent = 'x'",
+        "id = randomblob(16)",
+        "version = 77",
+        "stream = 1 + stream % 7",
+    ];
+    for (n, change) in changes.iter().enumerate() {
+        let sealed = Sealed::new(20, 20).await;
+        let position = 1 + n as u64 % 20;
+        // A version that stands elsewhere in the new stream would be refused by the database.
+        let also = if change.starts_with("stream") { ", version = version + 1000" } else { "" };
+        sealed.tamper(&format!("UPDATE events SET {change}{also} WHERE position = {position}"));
+        assert_eq!(sealed.broken_at().await, position, "{change}");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_tail_is_found_and_not_sealed_over() {
+    let sealed = Sealed::new(20, 20).await;
+    sealed.tamper("DELETE FROM events WHERE position > 17");
+    assert_eq!(sealed.broken_at().await, 18);
+    let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
+    let refused = run(&store, &sealed.seals()).await.unwrap_err();
+    assert!(matches!(refused, SealError::Shorter { log: 17, sealed: 20, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_row_put_in_is_found_where_it_stands() {
+    let sealed = Sealed::new(20, 20).await;
+    sealed.tamper(
+        "UPDATE events SET position = -position - 1 WHERE position >= 9;
+         UPDATE events SET position = -position WHERE position < 0;
+         INSERT INTO events (position, id, stream, version, type, schema, data, timestamp, correlation_id, causation_id, actor, traceparent)
+         SELECT 9, randomblob(16), stream, 900, type, schema, data, timestamp, correlation_id, causation_id, actor, traceparent
+         FROM events WHERE position = 8;",
+    );
+    assert_eq!(sealed.broken_at().await, 9);
+}
+
+#[tokio::test]
+async fn half_a_seal_is_what_a_kill_left_and_is_made_anew() {
+    let sealed = Sealed::new(20, 20).await;
+    let whole = std::fs::read(sealed.seals()).unwrap();
+    std::fs::write(sealed.seals(), &whole[..whole.len() - 5]).unwrap();
+    let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
+    let mut seals = Seals::open(&sealed.seals()).unwrap();
+    assert_eq!(seals.count, 19);
+    assert_eq!(seal_page(&store, &mut seals).await.unwrap(), 1);
+    assert_eq!(std::fs::read(sealed.seals()).unwrap(), whole);
+}
+
+#[tokio::test]
+async fn what_is_no_file_of_seals_is_left_alone() {
+    let sealed = Sealed::new(3, 3).await;
+    std::fs::write(sealed.seals(), "a diary, and a long one at that, of forty or so characters").unwrap();
+    let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
+    assert!(matches!(run(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
+    assert!(matches!(verify(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
+    assert!(std::fs::read_to_string(sealed.seals()).unwrap().starts_with("a diary"));
+}
