@@ -14,15 +14,17 @@ use crate::problem::Problem;
 use crate::routes::{Found, Route};
 
 /// The header that names the customer, until there is a sign-in.
-const CUSTOMER: &str = "X-Customer-Id";
+pub(crate) const CUSTOMER: &str = "X-Customer-Id";
 /// Who asks if nobody says so.
-const DEFAULT_CUSTOMER: &str = "demo";
+pub(crate) const DEFAULT_CUSTOMER: &str = "demo";
 /// The header that names the operator, until there is a sign-in.
-const OPERATOR: &str = "X-Operator";
-const MAX_NAME_CHARS: usize = 64;
+pub(crate) const OPERATOR: &str = "X-Operator";
+/// The most characters of a customer's or operator's name.
+pub(crate) const MAX_NAME_CHARS: usize = 64;
 /// The header that lets a client repeat a request whose answer got lost.
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
-const MAX_KEY_CHARS: usize = 100;
+pub(crate) const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// The most characters of an idempotency key.
+pub(crate) const MAX_KEY_CHARS: usize = 100;
 /// The header of the trace, in requests and answers.
 pub(crate) const TRACEPARENT: &str = "traceparent";
 /// The header that says which preference was honoured (RFC 7240).
@@ -58,7 +60,7 @@ pub(crate) fn caller(
         Method::POST => Some(command_id(&actor, found.route, &found.variables, idempotency_key(headers)?).into()),
         _ => None,
     };
-    let wait = wait(headers);
+    let wait = if found.route.waits { wait(headers) } else { Duration::ZERO };
     let deadline = Deadline::after(patience + wait);
     Ok(Caller { command_id, customer: customer.into(), actor: actor.into(), trace, deadline, wait })
 }

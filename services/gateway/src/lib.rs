@@ -21,6 +21,9 @@
 //! | `transcode` | JSON to protobuf and back |
 //! | `upstream` | the gRPC call |
 //! | `problem` | what is answered when the answer is no (RFC 9457) |
+//! | `openapi` | the document of the API: an operation for each route |
+//! | `openapi_schemas` | its schemas, from messages and enums |
+//! | `openapi_parts` | its parts that are the gateway's own: headers, problems, examples |
 //!
 //! A POST carries an `Idempotency-Key`. It becomes the command id, a hash over caller, route and key, and the service that
 //! carries the command out remembers it: replicas of the gateway need no store in common.
@@ -28,10 +31,15 @@
 //! # Limits
 //! Callers are believed who they say they are: `X-Customer-Id` and `X-Operator` stand in for a sign-in. Of a JSON key
 //! given twice the last counts, camelCase names are taken too, and whole numbers may be written `2.0` or `"2"`, as the
-//! proto3 mapping has it; one below -2⁶³ by less than a rounding is taken as -2⁶³. Only GET and POST are served, variables of paths and queries are plain fields of the request,
-//! and nothing streams. `/metrics` and `/readyz` are open to whoever reaches the port.
+//! proto3 mapping has it; one below -2⁶³ by less than a rounding is taken as -2⁶³. Only GET and POST are served, variables
+//! of paths and queries are plain fields of the request, and nothing streams. `/metrics` and `/readyz` are open to whoever
+//! reaches the port. Which fields a request must have, and how long they may be, `/openapi.json` says in words only: that
+//! is all the .proto files tell.
 mod body;
 mod edge;
+mod openapi;
+mod openapi_parts;
+mod openapi_schemas;
 mod problem;
 mod routes;
 mod target;
@@ -100,6 +108,7 @@ impl Default for Limits {
 /// The gateway. It keeps nothing between requests, so that any number of them may run side by side.
 pub struct Gateway {
     table: Table,
+    api: Bytes,
     limits: Limits,
     ids: Arc<Ids>,
     health: Health,
@@ -114,12 +123,13 @@ enum Destination<'a> {
     Rpc(Found<'a>),
 }
 
-/// What the gateway itself tells about its process.
+/// What the gateway itself tells about its process and its interface.
 #[derive(Clone, Copy)]
 enum Page {
     Alive,
     Ready,
     Metrics,
+    Api,
 }
 
 impl Page {
@@ -128,6 +138,7 @@ impl Page {
             "/healthz" => Some(Page::Alive),
             "/readyz" => Some(Page::Ready),
             "/metrics" => Some(Page::Metrics),
+            "/openapi.json" => Some(Page::Api),
             _ => None,
         }
     }
@@ -137,6 +148,7 @@ impl Page {
             Page::Alive => "GET /healthz",
             Page::Ready => "GET /readyz",
             Page::Metrics => "GET /metrics",
+            Page::Api => "GET /openapi.json",
         }
     }
 }
@@ -146,8 +158,8 @@ impl Gateway {
     /// `shop.order.v1.OrderService`.
     ///
     /// # Errors
-    /// A sentence, if a rule in the descriptors cannot be served, is ambiguous or has no upstream, or if an upstream is
-    /// given twice or is no service.
+    /// A sentence, if a rule in the descriptors cannot be served, is ambiguous, has no upstream or cannot be described, or
+    /// if an upstream is given twice or is no service.
     pub fn new(
         process: &Process,
         upstreams: impl IntoIterator<Item = (&'static str, Transport)>,
@@ -161,8 +173,10 @@ impl Gateway {
         }
         let pool =
             DescriptorPool::decode(proto::DESCRIPTORS).map_err(|why| format!("the descriptors are broken: {why}"))?;
+        let table = Table::read(&pool, &by_service)?;
         Ok(Gateway {
-            table: Table::read(&pool, &by_service)?,
+            api: Bytes::from(openapi::document(&table)?.to_string()),
+            table,
             limits,
             ids: process.ids.clone(),
             health: process.health.clone(),
@@ -224,8 +238,9 @@ impl Gateway {
 
     fn page(&self, page: Page) -> Result<Response<Full<Bytes>>, Problem> {
         let (kind, text) = match page {
-            Page::Alive => ("text/plain", "ok".to_owned()),
-            Page::Metrics => ("text/plain; version=0.0.4", self.metrics.text()),
+            Page::Alive => ("text/plain", Bytes::from_static(b"ok")),
+            Page::Metrics => ("text/plain; version=0.0.4", Bytes::from(self.metrics.text())),
+            Page::Api => ("application/json", self.api.clone()),
             Page::Ready => {
                 let missing = self.health.unready();
                 if !missing.is_empty() {
@@ -233,7 +248,7 @@ impl Gateway {
                     let refusal = Refusal::new(Code::Unavailable, "not_ready", format!("not ready: {parts}"));
                     return Err(missing.iter().fold(refusal, |refusal, (part, why)| refusal.fact(part, why)).into());
                 }
-                ("text/plain", "ok".to_owned())
+                ("text/plain", Bytes::from_static(b"ok"))
             }
         };
         let mut response = Response::new(Full::from(text));

@@ -2,6 +2,7 @@
 //!
 //! A rule that cannot be served fails the start, not a request.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use host::transport::Transport;
 use http::uri::PathAndQuery;
@@ -19,7 +20,6 @@ const REST_RULE: &str = "shop.http.v1.rest";
 const AUDIENCE_OPERATOR: i32 = 2;
 
 /// One way to call one RPC over HTTP.
-#[derive(Clone)]
 pub(crate) struct Route {
     /// GET or POST.
     pub(crate) method: Method,
@@ -33,6 +33,10 @@ pub(crate) struct Route {
     pub(crate) body_optional: bool,
     /// Only for operators.
     pub(crate) operators_only: bool,
+    /// Whether it heeds `Prefer: wait`.
+    pub(crate) waits: bool,
+    /// The RPC.
+    pub(crate) rpc: MethodDescriptor,
     /// The RPC's path.
     pub(crate) grpc: PathAndQuery,
     /// The request's type.
@@ -49,6 +53,13 @@ pub(crate) struct Route {
     pub(crate) transport: Transport,
 }
 
+impl Route {
+    /// Whether there is something to say in a body that the path does not say.
+    pub(crate) fn needs_body(&self) -> bool {
+        self.takes_body && !self.body_optional
+    }
+}
+
 /// A route and what the path says.
 pub(crate) struct Found<'a> {
     /// The route.
@@ -60,8 +71,9 @@ pub(crate) struct Found<'a> {
 /// All routes: a router for each HTTP method.
 #[derive(Default)]
 pub(crate) struct Table {
-    gets: Router<Route>,
-    posts: Router<Route>,
+    routes: Vec<Arc<Route>>,
+    gets: Router<Arc<Route>>,
+    posts: Router<Arc<Route>>,
 }
 
 impl Table {
@@ -83,12 +95,19 @@ impl Table {
                 let transport =
                     transport.ok_or_else(|| format!("{name} has an HTTP rule, but no upstream serves it"))?;
                 let route = route(pool, &method, &rule, transport.clone()).map_err(|why| format!("{name}: {why}"))?;
+                let route = Arc::new(route);
                 let router = if route.method == Method::GET { &mut table.gets } else { &mut table.posts };
-                let template = route.template.clone();
-                router.insert(&template, route).map_err(|why| format!("{name}: {template} is ambiguous: {why}"))?;
+                let inserted = router.insert(&route.template, Arc::clone(&route));
+                inserted.map_err(|why| format!("{name}: {} is ambiguous: {why}", route.template))?;
+                table.routes.push(route);
             }
         }
         Ok(table)
+    }
+
+    /// All of them, in the order of the descriptors.
+    pub(crate) fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter().map(Arc::as_ref)
     }
 
     /// The route of a request; HEAD goes where GET goes.
@@ -99,7 +118,7 @@ impl Table {
         // A bare ':' in the last segment starts a verb; an id that has one is written %3A. So an unknown verb is never
         // taken for a part of an id.
         let has_verb = |path: &str| path.rsplit('/').next().is_some_and(|last| last.contains(':'));
-        let at = |router: &'a Router<Route>| {
+        let at = |router: &'a Router<Arc<Route>>| {
             router.at(path).ok().filter(|found| has_verb(path) == has_verb(&found.value.template))
         };
         let (get, post) = (at(&self.gets), at(&self.posts));
@@ -190,6 +209,8 @@ fn route(
         takes_body,
         body_optional,
         operators_only: audience == AUDIENCE_OPERATOR,
+        waits: rest.and_then(|rest| rest.get_field_by_name("waits")?.as_bool()).unwrap_or_default(),
+        rpc: rpc.clone(),
         grpc: rpc_path(rpc)?,
         success: success(rest)?,
         template,
@@ -263,7 +284,7 @@ pub(crate) fn variables(template: &str) -> Result<Vec<&str>, String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use host::transport::Transport;
     use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
@@ -283,7 +304,7 @@ mod tests {
     }
 
     /// The table of a service with these RPCs, or why it has none.
-    fn table(rpcs: &str) -> Result<Table, String> {
+    pub(crate) fn table(rpcs: &str) -> Result<Table, String> {
         let source = format!(
             r#"syntax = "proto3"; package given;
             import "google/api/annotations.proto"; import "shop/http/v1/options.proto";
@@ -303,7 +324,8 @@ mod tests {
         Table::read(&pool, &BTreeMap::from([("given.Service", Transport::new(nobody))]))
     }
 
-    fn rpc(name: &str, rule: &str) -> String {
+    /// An RPC with a rule.
+    pub(crate) fn rpc(name: &str, rule: &str) -> String {
         format!("rpc {name}(Ask) returns (Answer) {{ option (google.api.http) = {{ {rule} }}; }}")
     }
 

@@ -157,3 +157,15 @@ async fn a_trace_goes_through_and_a_malformed_one_is_replaced() {
     assert!(telemetry::trace::Trace::parse(answer.header("traceparent")).is_some());
     assert_eq!(world.shop.last().metadata["traceparent"], answer.header("traceparent"));
 }
+
+#[tokio::test]
+async fn a_wait_is_applied_only_where_there_is_something_to_wait_for() {
+    let world = World::new();
+    let prefer = [("Prefer", "wait=5")];
+    let heeded = world.send(http::Method::GET, "/v1/orders/o-1", &prefer, "").await;
+    assert_eq!(heeded.header("preference-applied"), "wait=5");
+    for path in ["/v1/products", "/v1/products/TEA-1", "/v1/orders"] {
+        let answer = world.send(http::Method::GET, path, &prefer, "").await;
+        assert_eq!((answer.status, answer.header("preference-applied")), (200, ""), "{path}");
+    }
+}

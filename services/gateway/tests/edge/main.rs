@@ -3,6 +3,8 @@
 mod bad_input;
 mod callers;
 mod network;
+mod openapi;
+mod openapi_schemas;
 mod refusals;
 mod resources;
 mod shop;

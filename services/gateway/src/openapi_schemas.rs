@@ -1,0 +1,159 @@
+//! The schemas of messages and enums, in the form in which JSON has them here; the words are the comments of the .proto
+//! files.
+use std::collections::BTreeMap;
+
+use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
+use serde_json::{Map, Value as Json, json};
+
+use crate::openapi_parts;
+
+/// The largest whole number that every reader of JSON keeps exact; amounts stay below it.
+const MAX_EXACT: i64 = (1 << 53) - 1;
+
+/// In which direction a message goes. What is answered has all its fields; what is asked has no others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// From the client.
+    Request,
+    /// To the client.
+    Answer,
+}
+
+/// The schemas that were referred to, by the names that clients see.
+#[derive(Default)]
+pub(crate) struct Schemas {
+    finished: BTreeMap<String, Json>,
+    origins: BTreeMap<String, String>,
+}
+
+impl Schemas {
+    /// All of them.
+    pub(crate) fn into_json(self) -> BTreeMap<String, Json> {
+        self.finished
+    }
+
+    /// The body of a request: the message without what the path says.
+    ///
+    /// # Errors
+    /// A sentence that names what has no schema, or two things of one name.
+    pub(crate) fn body(&mut self, message: &MessageDescriptor, in_path: &[&str]) -> Result<Json, String> {
+        let name = message.name();
+        let name = if name.ends_with("Request") { name.to_owned() } else { format!("{name}Input") };
+        let left_out: String = in_path.iter().map(|field| format!(" without {field}")).collect();
+        let origin = format!("{} in requests{left_out}", message.full_name());
+        self.define(name, origin, |schemas| schemas.object(message, Side::Request, in_path))
+    }
+
+    /// The schema of a whole message.
+    ///
+    /// # Errors
+    /// As of [`Schemas::body`].
+    pub(crate) fn message(&mut self, message: &MessageDescriptor, side: Side) -> Result<Json, String> {
+        match message.full_name() {
+            "google.protobuf.Timestamp" => Ok(json!({"type": "string", "format": "date-time"})),
+            "google.protobuf.Struct" => Ok(json!({"type": "object", "additionalProperties": true})),
+            known if known.starts_with("google.protobuf.") => Err(format!("{known} has no schema yet")),
+            _ if side == Side::Request => self.body(message, &[]),
+            full_name => self.define(message.name().to_owned(), full_name.to_owned(), |schemas| {
+                schemas.object(message, Side::Answer, &[])
+            }),
+        }
+    }
+
+    /// The schema of a field, without its description.
+    ///
+    /// # Errors
+    /// As of [`Schemas::body`].
+    pub(crate) fn field(&mut self, field: &FieldDescriptor, side: Side) -> Result<Json, String> {
+        if let Kind::Message(entry) = field.kind()
+            && field.is_map()
+        {
+            let value = self.field(&entry.map_entry_value_field(), side)?;
+            return Ok(json!({"type": "object", "additionalProperties": value}));
+        }
+        let one = match field.kind() {
+            Kind::Message(message) => self.message(&message, side)?,
+            Kind::Enum(values) => {
+                self.define(values.name().to_owned(), values.full_name().to_owned(), |_| Ok(enumeration(&values)))?
+            }
+            Kind::Bool => json!({"type": "boolean"}),
+            Kind::String => json!({"type": "string"}),
+            Kind::Bytes => json!({"type": "string", "contentEncoding": "base64"}),
+            Kind::Float => json!({"type": "number", "format": "float"}),
+            Kind::Double => json!({"type": "number", "format": "double"}),
+            Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => json!({"type": "integer", "format": "int32"}),
+            Kind::Uint32 | Kind::Fixed32 => json!({"type": "integer", "minimum": 0, "maximum": u32::MAX}),
+            Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
+                json!({"type": "integer", "format": "int64", "maximum": MAX_EXACT})
+            }
+            Kind::Uint64 | Kind::Fixed64 => {
+                json!({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_EXACT})
+            }
+        };
+        Ok(if field.is_list() { json!({"type": "array", "items": one}) } else { one })
+    }
+
+    fn object(&mut self, message: &MessageDescriptor, side: Side, left_out: &[&str]) -> Result<Json, String> {
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        for field in message.fields().filter(|field| !left_out.contains(&field.name())) {
+            let mut schema = self.field(&field, side)?;
+            schema["description"] = comment(&field.parent_file(), field.path()).into();
+            properties.insert(field.name().to_owned(), schema);
+            // Defaults are printed: only a field that knows whether it is there may be absent.
+            if side == Side::Answer && !field.supports_presence() {
+                required.push(field.name().to_owned());
+            }
+        }
+        let text = comment(&message.parent_file(), message.path());
+        let mut schema = json!({"type": "object", "description": text, "properties": properties});
+        match side {
+            Side::Request => schema["additionalProperties"] = false.into(),
+            Side::Answer => schema["required"] = required.into(),
+        }
+        if let Some(example) = openapi_parts::example(message.full_name()) {
+            schema["examples"] = json!([example]);
+        }
+        Ok(schema)
+    }
+
+    /// Defines a schema unless it is there, and refers to it.
+    pub(crate) fn define(
+        &mut self,
+        name: String,
+        origin: String,
+        schema: impl FnOnce(&mut Schemas) -> Result<Json, String>,
+    ) -> Result<Json, String> {
+        let reference = json!({"$ref": format!("#/components/schemas/{name}")});
+        match self.origins.get(&name) {
+            Some(known) if *known == origin => {}
+            Some(known) => return Err(format!("{known} and {origin} would both be the schema {name}")),
+            None => {
+                // Known before it is finished: a message may hold itself.
+                self.origins.insert(name.clone(), origin);
+                let schema = schema(self)?;
+                self.finished.insert(name, schema);
+            }
+        }
+        Ok(reference)
+    }
+}
+
+fn enumeration(values: &EnumDescriptor) -> Json {
+    let names: Vec<_> = values.values().map(|value| value.name().to_owned()).collect();
+    let file = values.parent_file();
+    let lines = values.values().map(|value| format!("- `{}`: {}", value.name(), comment(&file, value.path())));
+    let text = format!("{}\n\n{}", comment(&file, values.path()), lines.collect::<Vec<_>>().join("\n"));
+    json!({"type": "string", "description": text, "enum": names})
+}
+
+/// The comment before a definition, or else the one behind it; empty if it has none.
+pub(crate) fn comment(file: &FileDescriptor, path: &[i32]) -> String {
+    let source = file.file_descriptor_proto().source_code_info.as_ref();
+    let Some(place) = source.and_then(|source| source.location.iter().find(|place| place.path == path)) else {
+        return String::new();
+    };
+    let texts = [place.leading_comments(), place.trailing_comments()];
+    let text = texts.into_iter().find(|text| !text.trim().is_empty()).unwrap_or_default();
+    text.trim().lines().map(str::trim).collect::<Vec<_>>().join("\n")
+}
