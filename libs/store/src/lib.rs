@@ -35,7 +35,7 @@ pub mod memory;
 pub mod seal;
 pub mod sqlite;
 mod sqlite_checks;
-mod sqlite_file;
+pub mod sqlite_file;
 mod sqlite_writer;
 pub mod timers;
 

@@ -62,7 +62,7 @@ impl Sqlite {
     /// # Errors
     /// If the file exists, or its log without it does, or it cannot be written.
     pub fn create(file: &Path, clock: Arc<dyn Clock>) -> Result<Sqlite, OpenError> {
-        sqlite_file::create(file)?;
+        sqlite_file::create(file, &sqlite_file::STORE)?;
         Sqlite::open(file, clock)
     }
 
@@ -73,7 +73,7 @@ impl Sqlite {
     /// # Errors
     /// If the file is missing, not a store, or not a whole one; [`Refusal`] lists them. The file stays as it is.
     pub fn open(file: &Path, clock: Arc<dyn Clock>) -> Result<Sqlite, OpenError> {
-        let writer = Writer::new(file.into(), clock.clone(), sqlite_file::open(file)?);
+        let writer = Writer::new(file.into(), clock.clone(), sqlite_file::open(file, &sqlite_file::STORE)?);
         let (queue, jobs) = mpsc::channel(QUEUE);
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let thread = Builder::new().name(format!("writer of {name}")).spawn(move || writer.run(jobs));
@@ -123,7 +123,7 @@ impl Sqlite {
             answer
         };
         attempt().map_err(|error: rusqlite::Error| {
-            let sentence = sqlite_writer::sentence(&self.file, &error);
+            let sentence = sqlite_file::sentence(&self.file, &error);
             match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::Corrupt(sentence),
                 _ => ReadError::Unavailable(sentence),

@@ -24,7 +24,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
 
-use crate::sqlite_file::{APPLICATION_ID, LAYOUT, beside, folder};
+use crate::sqlite_file::{Form, beside, folder};
 
 /// Files up to this size are read through when they are opened: from a cold disk that takes 20 ms a MiB.
 const SMALL_BYTES: u64 = 8 << 20;
@@ -51,8 +51,8 @@ pub enum Refusal {
     #[error("is a database of another application (its application_id is {0:#x})")]
     Foreign(u32),
     /// A newer program wrote it.
-    #[error("was written by a newer version (its layout is {0}, this program knows {LAYOUT})")]
-    Newer(i64),
+    #[error("was written by a newer version (its layout is {0}, this program knows {1})")]
+    Newer(i64, u32),
     /// It is shorter than it says.
     #[error("is cut off: {missing} of its {pages} pages are missing")]
     Torn {
@@ -93,7 +93,7 @@ impl From<rusqlite::Error> for Refusal {
 }
 
 /// What can be seen without SQLite; the length of the file in bytes.
-pub(crate) fn before_opening(file: &Path) -> Result<u64, Refusal> {
+pub(crate) fn before_opening(file: &Path, form: &Form) -> Result<u64, Refusal> {
     let metadata = match fs::metadata(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             no_log_alone(file)?;
@@ -115,9 +115,9 @@ pub(crate) fn before_opening(file: &Path) -> Result<u64, Refusal> {
     if !header.starts_with(b"SQLite format 3\0") {
         return Err(Refusal::NotADatabase);
     }
-    match number_at(&header, 68) {
-        APPLICATION_ID => {}
-        other => return Err(Refusal::Foreign(other)),
+    let application_id = number_at(&header, 68);
+    if application_id != form.application_id {
+        return Err(Refusal::Foreign(application_id));
     }
     // Where there is a log, the header may be older or newer than it; without one SQLite would only say "malformed".
     if !beside(file, "-wal").try_exists()? {
@@ -140,11 +140,11 @@ pub(crate) fn no_log_alone(file: &Path) -> Result<(), Refusal> {
 }
 
 /// What takes SQLite to see, once it has taken up the log that a crash left.
-pub(crate) fn after_opening(file: &Path, bytes: u64, db: &Connection) -> Result<(), Refusal> {
+pub(crate) fn after_opening(file: &Path, bytes: u64, db: &Connection, form: &Form) -> Result<(), Refusal> {
     let number = |sql: &str| db.query_row(sql, [], |row| row.get::<_, i64>(0));
     let layout = number("PRAGMA user_version")?;
-    if layout > i64::from(LAYOUT) {
-        return Err(Refusal::Newer(layout));
+    if layout > i64::from(form.layout) {
+        return Err(Refusal::Newer(layout, form.layout));
     }
     let (pages, page_bytes) = (number("PRAGMA page_count")? as u64, number("PRAGMA page_size")? as u64);
     let logged = pages_in_log(&beside(file, "-wal"), page_bytes)?;
@@ -156,9 +156,13 @@ pub(crate) fn after_opening(file: &Path, bytes: u64, db: &Connection) -> Result<
     if missing > number("PRAGMA freelist_count")? as u64 {
         return Err(Refusal::Torn { missing, pages });
     }
-    no_holes(db)?;
-    if bytes <= SMALL_BYTES {
-        read_through(db)?;
+    let small = bytes <= SMALL_BYTES;
+    (form.holes)(db, small)?;
+    if small {
+        let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict != "ok" {
+            return Err(Refusal::Damaged(verdict.replace('\n', ": ")));
+        }
     }
     Ok(())
 }
@@ -191,7 +195,7 @@ fn pages_in_log(log: &Path, page_bytes: u64) -> Result<BTreeSet<u64>, Refusal> {
 }
 
 /// Positions are dense: the last thousand are looked at, and 64 of the others.
-fn no_holes(db: &Connection) -> Result<(), Refusal> {
+pub(crate) fn no_holes(db: &Connection, small: bool) -> Result<(), Refusal> {
     let last: i64 = db.query_row("SELECT ifnull(max(position), 0) FROM events", [], |row| row.get(0))?;
     let mut find = db.prepare("SELECT 1 FROM events WHERE position = ?1")?;
     for position in (1..=64).map(|n| last / 64 * n).chain(last - 1_000..last).filter(|position| *position > 0) {
@@ -199,13 +203,8 @@ fn no_holes(db: &Connection) -> Result<(), Refusal> {
             return Err(Refusal::Hole(position));
         }
     }
-    Ok(())
-}
-
-fn read_through(db: &Connection) -> Result<(), Refusal> {
-    let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict != "ok" {
-        return Err(Refusal::Damaged(verdict.replace('\n', ": ")));
+    if !small {
+        return Ok(());
     }
     let hole = "SELECT row FROM (SELECT position, row_number() OVER (ORDER BY position) AS row FROM events)
         WHERE position <> row LIMIT 1";
@@ -315,7 +314,7 @@ mod tests {
         }
         fs::write(&file, whole).unwrap();
         change(&file, "PRAGMA user_version = 9");
-        assert_eq!(refused(&file), Refusal::Newer(9));
+        assert_eq!(refused(&file), Refusal::Newer(9, 1));
     }
 
     #[tokio::test]
@@ -397,9 +396,9 @@ mod tests {
             fs::copy(&file, &copy).unwrap();
             change(&copy, &format!("DELETE FROM events WHERE {hole}"));
             let db = Connection::open(&copy).unwrap();
-            assert!(matches!(no_holes(&db), Err(Refusal::Hole(_))), "{hole}");
+            assert!(matches!(no_holes(&db, false), Err(Refusal::Hole(_))), "{hole}");
         }
-        assert_eq!(no_holes(&Connection::open(&file).unwrap()), Ok(()));
+        assert_eq!(no_holes(&Connection::open(&file).unwrap(), true), Ok(()));
     }
 
     #[tokio::test]

@@ -20,15 +20,27 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::fsync;
 use crate::sqlite_checks::{self, Refusal};
 
-/// "JANG", in the header of every file of ours.
-pub(crate) const APPLICATION_ID: u32 = 0x4a41_4e47;
-/// The layout of the tables; a file of a newer one is refused.
-pub(crate) const LAYOUT: u32 = 1;
+/// What is kept in a file, and how one tells.
+pub struct Form {
+    /// Stands in the header of every such file, and of no other.
+    pub application_id: u32,
+    /// The layout of the tables; a file of a newer one is refused.
+    pub layout: u32,
+    /// The SQL that makes them.
+    pub tables: &'static str,
+    /// Looks for what is missing in a file that opens: at all of it if it is small, otherwise at what takes the same time
+    /// for every size.
+    pub holes: fn(&Connection, small: bool) -> Result<(), Refusal>,
+}
+
+/// The file of an event store: "JANG".
+pub(crate) const STORE: Form =
+    Form { application_id: 0x4a41_4e47, layout: 1, tables: TABLES, holes: sqlite_checks::no_holes };
 /// With ids that grow with time a writer is as fast with 2 MiB as with 16; what is more is for the few that do not. With
 /// all its readers busy a file takes 16 MiB, and six files must fit a small process.
 const WRITER_CACHE_KIB: u32 = 8 << 10;
@@ -59,7 +71,10 @@ pub struct OpenError {
 }
 
 /// Makes the file, which must not exist.
-pub(crate) fn create(file: &Path) -> Result<(), OpenError> {
+///
+/// # Errors
+/// If the file exists, or its log without it does, or it cannot be written.
+pub fn create(file: &Path, form: &Form) -> Result<(), OpenError> {
     let attempt = || {
         if file.try_exists()? {
             return Err(Refusal::Exists);
@@ -74,7 +89,8 @@ pub(crate) fn create(file: &Path) -> Result<(), OpenError> {
         }
         let db = connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE, WRITER_CACHE_KIB)?;
         db.execute_batch(&format!(
-            "BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {LAYOUT}; {TABLES} COMMIT;"
+            "BEGIN; PRAGMA application_id = {}; PRAGMA user_version = {}; {} COMMIT;",
+            form.application_id, form.layout, form.tables
         ))?;
         db.close().map_err(|(_, error)| error)?;
         fs::rename(&new, file)?;
@@ -88,14 +104,17 @@ pub(crate) fn create(file: &Path) -> Result<(), OpenError> {
 ///
 /// Danger: no other connection of this process may be open to it. The header is read through a handle of its own, and
 /// closing that would drop the others' locks (POSIX).
-pub(crate) fn open(file: &Path) -> Result<Connection, OpenError> {
+///
+/// # Errors
+/// If the file is missing, of another form, or not whole. It stays as it is.
+pub fn open(file: &Path, form: &Form) -> Result<Connection, OpenError> {
     let attempt = || {
-        let bytes = sqlite_checks::before_opening(file)?;
+        let bytes = sqlite_checks::before_opening(file, form)?;
         let db = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITER_CACHE_KIB)?;
         // Danger: closing would write the log back. Of a file that is refused, nothing may change: a gap that the log was
         // written over can no longer be seen.
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        sqlite_checks::after_opening(file, bytes, &db)?;
+        sqlite_checks::after_opening(file, bytes, &db, form)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
         Ok(db)
     };
@@ -103,7 +122,10 @@ pub(crate) fn open(file: &Path) -> Result<Connection, OpenError> {
 }
 
 /// A further connection to a file that is open, for reading.
-pub(crate) fn reader(file: &Path) -> rusqlite::Result<Connection> {
+///
+/// # Errors
+/// SQLite's.
+pub fn reader(file: &Path) -> rusqlite::Result<Connection> {
     connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY, READER_CACHE_KIB)
 }
 
@@ -131,6 +153,19 @@ fn connect(file: &Path, flags: OpenFlags, cache_kib: u32) -> rusqlite::Result<Co
     // costs three times the read.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(db)
+}
+
+/// What to say about an error of SQLite's, naming the file.
+#[must_use]
+pub fn sentence(file: &Path, error: &rusqlite::Error) -> String {
+    let file = file.display();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            format!("{file} is damaged ({error}): stop, keep a copy, and restore it from a backup")
+        }
+        Some(ErrorCode::DiskFull) => format!("{file} cannot grow: the disk is full"),
+        _ => format!("{file}: {error}"),
+    }
 }
 
 fn failure(why: String) -> rusqlite::Error {

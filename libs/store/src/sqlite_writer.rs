@@ -24,10 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Timestamp};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use crate::sqlite_file::sentence;
 use crate::{Append, Commit, CommitError, Meta, Snapshot, StreamId, TimerChange, Version, Versions};
 
 /// Most jobs in one transaction.
@@ -318,18 +319,6 @@ pub(crate) fn mark(db: &Connection, name: &str) -> rusqlite::Result<u64> {
     Ok(value.unwrap_or(0) as u64)
 }
 
-/// What to say about an error of SQLite's, naming the file.
-pub(crate) fn sentence(file: &std::path::Path, error: &rusqlite::Error) -> String {
-    let file = file.display();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            format!("{file} is damaged ({error}): stop, keep a copy, and restore it from a backup")
-        }
-        Some(ErrorCode::DiskFull) => format!("{file} cannot grow: the disk is full"),
-        _ => format!("{file}: {error}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,8 +331,8 @@ mod tests {
     fn writer() -> (Writer, Subject) {
         let (clock, folder) = (HandClock::new(), tempfile::tempdir().unwrap());
         let file = folder.path().join("store.db");
-        sqlite_file::create(&file).unwrap();
-        let writer = Writer::new(file.clone(), clock.clone(), sqlite_file::open(&file).unwrap());
+        sqlite_file::create(&file, &sqlite_file::STORE).unwrap();
+        let writer = Writer::new(file.clone(), clock.clone(), sqlite_file::open(&file, &sqlite_file::STORE).unwrap());
         (writer, Subject::new(Arc::new(Memory::new(clock.clone())), clock, folder))
     }
 

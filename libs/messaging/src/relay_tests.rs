@@ -1,0 +1,220 @@
+//! What the relay publishes, and what it does not lose when it dies or the bus fails.
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use clock::SystemClock;
+use futures::future::BoxFuture;
+use store::memory::Memory;
+use store::{Append, Expected, NewEvent, Snapshot, StreamId, Version, Versions};
+
+use super::*;
+use crate::{Offset, Partition, Subscription};
+
+/// A bus that keeps what it is given, and fails at a chosen publish, having kept a chosen prefix of it.
+#[derive(Default)]
+struct Recorder {
+    kept: Mutex<Vec<Envelope>>,
+    publishes: AtomicUsize,
+    fails_at: Option<(usize, usize)>,
+}
+
+#[async_trait]
+impl Bus for Recorder {
+    async fn create(&self, _: &str, _: Partition) -> Result<(), BusError> {
+        Ok(())
+    }
+    async fn publish(&self, _: &str, messages: Vec<Message>) -> Result<(), BusError> {
+        let (number, whole) = (self.publishes.fetch_add(1, Ordering::SeqCst), messages.len());
+        let keeps = self.fails_at.filter(|(at, _)| *at == number).map_or(whole, |(_, prefix)| prefix.min(whole));
+        self.kept.lock().unwrap().extend(messages[..keeps].iter().map(|message| Envelope::decode(message).unwrap()));
+        if keeps < whole { Err(BusError::Unavailable("the test pulled the plug".into())) } else { Ok(()) }
+    }
+    async fn subscribe(&self, _: &str, _: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
+        Err(BusError::Unavailable("nobody listens".into()))
+    }
+    async fn lag(&self, _: &str, _: &str) -> Result<Offset, BusError> {
+        Ok(0)
+    }
+}
+
+impl Recorder {
+    fn kept(&self) -> Vec<(String, u64, String)> {
+        let kept = self.kept.lock().unwrap();
+        kept.iter().map(|envelope| (envelope.stream.clone(), envelope.version, envelope.kind.clone())).collect()
+    }
+}
+
+/// A store whose process dies at its nth commit: of the mark, before or after it took effect.
+struct Dying {
+    inner: Memory,
+    commits: AtomicUsize,
+    dies_at: usize,
+    after_the_effect: bool,
+}
+
+#[async_trait]
+impl Store for Dying {
+    async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.inner.load(stream, after, limit).await
+    }
+    async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        self.inner.version(stream).await
+    }
+    async fn streams(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<StreamId>, ReadError> {
+        self.inner.streams(prefix, after, limit).await
+    }
+    fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>> {
+        if self.commits.fetch_add(1, Ordering::SeqCst) != self.dies_at {
+            return self.inner.commit(commit);
+        }
+        if self.after_the_effect {
+            drop(self.inner.commit(commit));
+        }
+        Box::pin(std::future::ready(Err(CommitError::Malformed("the process died".into()))))
+    }
+    async fn reply(&self, id: &CommitId) -> Result<Option<Vec<u8>>, ReadError> {
+        self.inner.reply(id).await
+    }
+    async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.inner.read_all(after, limit).await
+    }
+    async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
+        self.inner.claim_due(lease, limit).await
+    }
+    async fn armed(&self) -> Result<u64, ReadError> {
+        self.inner.armed().await
+    }
+    async fn mark(&self, name: &str) -> Result<u64, ReadError> {
+        self.inner.mark(name).await
+    }
+    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, ReadError> {
+        self.inner.snapshot(stream).await
+    }
+    async fn keep_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<(), ReadError> {
+        self.inner.keep_snapshot(stream, snapshot).await
+    }
+    async fn drop_snapshots(&self) -> Result<(), ReadError> {
+        self.inner.drop_snapshots().await
+    }
+}
+
+fn publicity(recorded: &Recorded) -> Result<Public, ReadError> {
+    Ok(match recorded.event.kind.as_str() {
+        _ if recorded.stream.0.starts_with("saga-") => Public::Nothing,
+        "Secret" => Public::Version,
+        _ => Public::Fact { kind: "shop.events.v1.Told", payload: recorded.event.data.clone().into_bytes() },
+    })
+}
+
+/// A log of orders and sagas, a page and a half long.
+async fn log(store: &dyn Store, ids: &Ids) {
+    for n in 0..(PAGE + PAGE / 2) {
+        let (stream, kind) = match n % 5 {
+            0 => (format!("saga-{}", n % 3), "Moved"),
+            1 => (format!("order-{}", n % 7), "Secret"),
+            _ => (format!("order-{}", n % 7), "Told"),
+        };
+        let event = NewEvent { id: ids.next(), kind: kind.into(), schema: 1, data: format!("{{\"n\":{n}}}") };
+        let appends = vec![Append { stream: stream.as_str().into(), expected: Expected::Any, events: vec![event] }];
+        store
+            .commit(Commit { appends, ..Commit::new(format!("c{n}").as_str().into(), Meta::default()) })
+            .await
+            .unwrap();
+    }
+}
+
+fn relay(store: Arc<dyn Store>, bus: &Arc<Recorder>, ids: &Arc<Ids>) -> Relay {
+    Relay::new(store, bus.clone(), ids.clone(), "order", publicity)
+}
+
+/// Steps until nothing is left; the memory store shows what is new on the second look.
+async fn drain(relay: &Relay) {
+    let mut idle = 0;
+    while idle < 3 {
+        idle = if relay.step().await == Ok(0) { idle + 1 } else { 0 };
+    }
+}
+
+/// Whoever listens and drops what is familiar sees each version of each stream once, in order.
+fn heard(kept: &[(String, u64, String)]) -> BTreeMap<String, Vec<u64>> {
+    let mut heard: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for (stream, version, _) in kept {
+        let versions = heard.entry(stream.clone()).or_default();
+        let last = versions.last().copied().unwrap_or(0);
+        assert!(*version <= last + 1, "{stream}: {version} after {last} is a gap");
+        if *version == last + 1 {
+            versions.push(*version);
+        }
+    }
+    heard
+}
+
+fn everything_once(kept: &[(String, u64, String)]) {
+    let heard = heard(kept);
+    assert_eq!(heard.len(), 7);
+    let events: usize = heard.values().map(Vec::len).sum();
+    assert_eq!(events, (PAGE + PAGE / 2) / 5 * 4);
+}
+
+#[tokio::test]
+async fn a_log_is_published_in_order_without_what_is_nobodys_business() {
+    let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+    let (store, bus) = (Arc::new(Memory::new(Arc::new(SystemClock))), Arc::new(Recorder::default()));
+    log(store.as_ref(), &ids).await;
+    drain(&relay(store.clone(), &bus, &ids)).await;
+    let kept = bus.kept();
+    everything_once(&kept);
+    assert_eq!(kept.len(), (PAGE + PAGE / 2) / 5 * 4, "nothing twice");
+    let secret = bus.kept.lock().unwrap().iter().find(|envelope| envelope.is_private()).cloned().unwrap();
+    assert!(secret.payload.is_empty());
+    assert!(!kept.iter().any(|(stream, ..)| stream.starts_with("saga-")));
+    drain(&relay(store, &bus, &ids)).await;
+    assert_eq!(bus.kept().len(), kept.len(), "another relay goes on where this one was");
+}
+
+/// OX-1, OX-2: killed before or after any move of the cursor, everything goes out, at most one page of it twice.
+#[tokio::test]
+async fn a_relay_that_is_killed_loses_nothing_and_leaves_no_gap() {
+    for after_the_effect in [false, true] {
+        for dies_at in 0..2 {
+            let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+            let inner = Memory::new(Arc::new(SystemClock));
+            log(&inner, &ids).await;
+            let store = Arc::new(Dying { inner, commits: AtomicUsize::new(0), dies_at, after_the_effect });
+            let bus = Arc::new(Recorder::default());
+            drain(&relay(store, &bus, &ids)).await;
+            let kept = bus.kept();
+            everything_once(&kept);
+            let twice = kept.len() - (PAGE + PAGE / 2) / 5 * 4;
+            assert_eq!(twice > 0, !after_the_effect, "what was marked does not go out again: {twice}");
+        }
+    }
+}
+
+/// OX-13: wherever the bus fails, it has a prefix, and the next try begins before the failure.
+#[tokio::test]
+async fn a_bus_that_fails_in_the_middle_of_a_page_gets_all_of_it_in_order() {
+    for publish in 0..2 {
+        for prefix in [0, 1, 7, 100] {
+            let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+            let store = Arc::new(Memory::new(Arc::new(SystemClock)));
+            log(store.as_ref(), &ids).await;
+            let bus = Arc::new(Recorder { fails_at: Some((publish, prefix)), ..Recorder::default() });
+            drain(&relay(store, &bus, &ids)).await;
+            everything_once(&bus.kept());
+        }
+    }
+}
+
+/// OX-4: two relays publish twice, and never in another order.
+#[tokio::test]
+async fn two_relays_keep_the_order_of_every_stream() {
+    let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+    let (store, bus) = (Arc::new(Memory::new(Arc::new(SystemClock))), Arc::new(Recorder::default()));
+    log(store.as_ref(), &ids).await;
+    let (one, two) = (relay(store.clone(), &bus, &ids), relay(store, &bus, &ids));
+    futures::future::join(drain(&one), drain(&two)).await;
+    everything_once(&bus.kept());
+}
