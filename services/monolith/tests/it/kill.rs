@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use monolith::folder::Folder;
 use order::order::Status;
 use rand::Rng;
+use store::seal::{self, Verdict};
 use tokio::sync::watch;
 
 use crate::books;
@@ -111,7 +112,12 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
     assert_eq!(program.stop().await, Some(0));
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let stores = Folder::take(&data).unwrap().stores(&clock).unwrap();
+    let folder = Folder::take(&data).unwrap();
+    let stores = folder.stores(&clock).unwrap();
+    for (name, store) in stores.sealed() {
+        let verdict = seal::verify(store.as_ref(), &folder.seals(name)).await.unwrap();
+        assert!(matches!(verdict, Verdict::Good { sealed: 1.., .. }), "{name}: {verdict:?}");
+    }
     assert_eq!(books::open_sagas(&stores).await, Vec::<String>::new());
     let orders = books::balance(&stores).await;
     assert!(history.len() >= ROUNDS, "only {} orders were placed", history.len());
