@@ -200,7 +200,7 @@ async fn verify_names_what_was_tampered_with() {
     let columns =
         "id, stream, version, type, schema, data, timestamp, correlation_id, causation_id, actor, traceparent";
     let cases = [
-        ("UPDATE events SET data = replace(data, '500', '501') WHERE position = 77".to_owned(), "position 77"),
+        ("UPDATE events SET data = substr(data, 1, length(data) - 1) || ')' WHERE position = 77".to_owned(), "position 77"),
         ("DELETE FROM events WHERE position = 60".to_owned(), "60"),
         ("DELETE FROM events WHERE position > 100".to_owned(), "position 101"),
         (
