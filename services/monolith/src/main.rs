@@ -126,6 +126,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
     let stocked = catalogue::stock(&process, &shop.inventory).await;
     stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
+    // Before anybody is told that the shop is open: whoever knows may close it.
+    let stop = told_to_stop()?;
     greet(&process, address, &config);
 
     let gateway = Arc::new(shop.gateway);
@@ -144,7 +146,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         });
     }
     process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
-    told_to_stop().await?;
+    stop.await;
     process.health.missing("process", "it is stopping");
     tracing::info!("stopping");
     if !process.tasks.drain(DRAIN).await {
@@ -167,11 +169,13 @@ async fn look_after(health: Health, stores: Stores) {
     }
 }
 
-async fn told_to_stop() -> anyhow::Result<()> {
+/// Resolves when the process is told to stop. It listens from here on, not from when it is waited for.
+fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (terminate, interrupt) = (std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv()));
-    futures::future::select(terminate, interrupt).await;
-    Ok(())
+    Ok(async move {
+        let (terminate, interrupt) = (std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv()));
+        futures::future::select(terminate, interrupt).await;
+    })
 }
 
 fn greet(process: &Process, address: SocketAddr, config: &Config) {
