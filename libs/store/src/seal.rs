@@ -15,8 +15,8 @@
 //! good: normally what was recorded in the last second ([`EVERY`]).
 //!
 //! # Limits
-//! Whoever can write both files can forge both: copy the seals elsewhere from time to time. What is altered before it is
-//! sealed is sealed as it then is.
+//! Whoever can write both files can forge both, or take the seals away and have the log sealed anew as it then is: copy the
+//! seals elsewhere from time to time. What is altered before it is sealed is sealed as it then is.
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -106,7 +106,12 @@ impl Seals {
         let length = file.metadata().map_err(broken)?.len();
         let unit = SEAL_BYTES as u64;
         if length < unit {
-            file.set_len(0).map_err(broken)?;
+            let mut begun = vec![];
+            file.read_to_end(&mut begun).map_err(broken)?;
+            if !MAGIC.starts_with(&begun) {
+                return Err(SealError::Foreign(name));
+            }
+            file.set_len(0).and_then(|()| file.rewind()).map_err(broken)?;
             file.write_all(MAGIC).map_err(broken)?;
             file.sync_all().map_err(broken)?;
             return Ok(Seals { name, file, count: 0, last: *MAGIC });

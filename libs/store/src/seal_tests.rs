@@ -134,4 +134,11 @@ async fn what_is_no_file_of_seals_is_left_alone() {
     assert!(matches!(run(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
     assert!(matches!(verify(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
     assert!(std::fs::read_to_string(sealed.seals()).unwrap().starts_with("a diary"));
+    std::fs::write(sealed.seals(), "a note").unwrap();
+    assert!(matches!(run(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
+    assert_eq!(std::fs::read_to_string(sealed.seals()).unwrap(), "a note");
+    // Half of the first bytes is what a kill left of making the file.
+    std::fs::write(sealed.seals(), &MAGIC[..9]).unwrap();
+    assert_eq!(Seals::open(&sealed.seals()).unwrap().count, 0);
+    assert_eq!(std::fs::read(sealed.seals()).unwrap(), MAGIC);
 }
