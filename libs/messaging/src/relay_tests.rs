@@ -4,10 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use clock::SystemClock;
+use clock::{SystemClock, Timestamp};
 use futures::future::BoxFuture;
 use store::memory::Memory;
 use store::{Append, Expected, NewEvent, Snapshot, StreamId, Version, Versions};
+use tokio::sync::watch;
 
 use super::*;
 use crate::{Offset, Partition, Subscription};
@@ -85,6 +86,12 @@ impl Store for Dying {
     }
     async fn armed(&self) -> Result<u64, ReadError> {
         self.inner.armed().await
+    }
+    async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError> {
+        self.inner.timers(after, limit).await
+    }
+    fn growth(&self) -> watch::Receiver<()> {
+        self.inner.growth()
     }
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
         self.inner.mark(name).await

@@ -147,8 +147,10 @@ macro_rules! hold_the_contract {
             contract_log: load_pages_through_a_stream, data_is_kept_byte_for_byte, recorded_time_never_goes_backwards,
                 positions_are_dense_and_in_stream_order, what_is_refused_leaves_no_hole, a_reader_that_tails_misses_nothing,
                 streams_are_listed_by_prefix_in_byte_order, ten_thousand_versions_fit_one_stream,
-                a_reader_sees_a_commit_as_soon_as_it_is_answered;
-            contract_extras: a_timer_is_due_at_its_time, armed_timers_are_counted_due_or_not, a_claim_holds_for_its_lease, two_claimers_share_nothing,
+                a_reader_sees_a_commit_as_soon_as_it_is_answered,
+                whoever_waits_for_growth_reads_everything_without_looking_twice;
+            contract_extras: a_timer_is_due_at_its_time, armed_timers_are_counted_due_or_not,
+                armed_timers_are_listed_by_key, a_claim_holds_for_its_lease, two_claimers_share_nothing,
                 timers_of_a_refused_commit_are_not_set, a_commits_timer_changes_apply_in_order,
                 a_mark_moves_from_where_it_must_be, a_mark_that_cannot_move_stops_the_commit,
                 a_remembered_id_comes_before_a_mark, the_latest_snapshot_is_kept,

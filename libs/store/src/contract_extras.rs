@@ -39,6 +39,15 @@ pub(crate) async fn armed_timers_are_counted_due_or_not(subject: &Subject) {
     assert_eq!(subject.store.armed().await, Ok(2), "claimed is armed again");
 }
 
+pub(crate) async fn armed_timers_are_listed_by_key(subject: &Subject) {
+    arm(subject, "a", vec![set("z", SECOND), set("y", SECOND * 9), set("x", SECOND)]).await;
+    arm(subject, "b", vec![TimerChange::Clear { key: "z".into() }, set("x", SECOND * 2)]).await;
+    let [x, y] = [("x", 2), ("y", 9)].map(|(key, due)| (key.to_owned(), START.after(SECOND * due)));
+    assert_eq!(subject.store.timers("", 9).await, Ok(vec![x.clone(), y.clone()]));
+    assert_eq!(subject.store.timers("", 1).await, Ok(vec![x]));
+    assert_eq!(subject.store.timers("x", 9).await, Ok(vec![y]));
+}
+
 pub(crate) async fn a_claim_holds_for_its_lease(subject: &Subject) {
     arm(subject, "a", vec![set("t", SECOND)]).await;
     let claim = async |after: Duration| {

@@ -67,6 +67,25 @@ pub(crate) async fn recorded_time_never_goes_backwards(subject: &Subject) {
     assert_eq!(subject.stream("last").await[0].timestamp, wait(12));
 }
 
+pub(crate) async fn whoever_waits_for_growth_reads_everything_without_looking_twice(subject: &Subject) {
+    let mut growth = subject.store.growth();
+    let waiting = async {
+        let mut seen = 0;
+        while seen < 60 {
+            growth.changed().await.unwrap();
+            seen += subject.store.read_all(seen as u64, 100).await.unwrap().len();
+        }
+    };
+    let growing = async {
+        for n in 0..20 {
+            subject.store.commit(subject.step(&format!("a{n}"), "s", Any, 3)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let both = futures::future::join(waiting, growing);
+    tokio::time::timeout(Duration::from_secs(10), both).await.expect("the last commit is told of too");
+}
+
 pub(crate) async fn a_reader_sees_a_commit_as_soon_as_it_is_answered(subject: &Subject) {
     for n in 0..20 {
         subject.store.commit(subject.step(&n.to_string(), "s", Exact(n), 1)).await.unwrap();

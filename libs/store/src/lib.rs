@@ -47,6 +47,7 @@ use async_trait::async_trait;
 use clock::Timestamp;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Counts the events of one stream from 1; 0 is a stream that does not exist.
@@ -361,6 +362,13 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many timers are armed, due or not.
     async fn armed(&self) -> Result<u64, ReadError>;
+
+    /// Up to `limit` armed timers with keys greater than `after`, in byte order, each with when it is due.
+    async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError>;
+
+    /// Changes some time after events were appended and can be read, several commits at a time. It is a hint that saves
+    /// looking: what another process commits may not show, so nobody waits for it alone.
+    fn growth(&self) -> watch::Receiver<()>;
 
     /// The value of a mark; 0 if it was never moved.
     async fn mark(&self, name: &str) -> Result<u64, ReadError>;

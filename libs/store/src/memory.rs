@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use clock::{Clock, Timestamp};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -35,6 +36,7 @@ use crate::{
 pub struct Memory {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    growth: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -56,7 +58,7 @@ impl Memory {
     /// An empty store that takes its time from `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Memory {
-        Memory { clock, state: Mutex::default() }
+        Memory { clock, state: Mutex::default(), growth: watch::Sender::new(()) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,6 +88,7 @@ impl Store for Memory {
     fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>> {
         let now = self.clock.now();
         let outcome = self.state().commit(commit, now);
+        self.growth.send_replace(());
         future::ready(outcome).boxed()
     }
 
@@ -97,7 +100,10 @@ impl Store for Memory {
         let mut state = self.state();
         let after = usize::try_from(after).unwrap_or(usize::MAX);
         let seen = (0..state.sequenced).skip(after).take(limit).map(|place| state.recorded(place)).collect();
-        state.sequenced = state.log.len();
+        if state.sequenced < state.log.len() {
+            state.sequenced = state.log.len();
+            self.growth.send_replace(());
+        }
         Ok(seen)
     }
 
@@ -114,6 +120,16 @@ impl Store for Memory {
 
     async fn armed(&self) -> Result<u64, ReadError> {
         Ok(self.state().timers.len() as u64)
+    }
+
+    async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError> {
+        let state = self.state();
+        let later = state.timers.iter().filter(|(key, _)| key.as_str() > after);
+        Ok(later.take(limit).map(|(key, due)| (key.clone(), *due)).collect())
+    }
+
+    fn growth(&self) -> watch::Receiver<()> {
+        self.growth.subscribe()
     }
 
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {

@@ -25,7 +25,7 @@ use clock::{Clock, Timestamp};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
 pub use crate::sqlite_checks::Refusal;
@@ -54,6 +54,7 @@ pub struct Sqlite {
     writer: Option<JoinHandle<()>>,
     idle: Mutex<Vec<Connection>>,
     free: Semaphore,
+    growth: watch::Sender<()>,
 }
 
 impl Sqlite {
@@ -73,13 +74,15 @@ impl Sqlite {
     /// # Errors
     /// If the file is missing, not a store, or not a whole one; [`Refusal`] lists them. The file stays as it is.
     pub fn open(file: &Path, clock: Arc<dyn Clock>) -> Result<Sqlite, OpenError> {
-        let writer = Writer::new(file.into(), clock.clone(), sqlite_file::open(file, &sqlite_file::STORE)?);
+        let growth = watch::Sender::new(());
+        let db = sqlite_file::open(file, &sqlite_file::STORE)?;
+        let writer = Writer::new(file.into(), clock.clone(), db, growth.clone());
         let (queue, jobs) = mpsc::channel(QUEUE);
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let thread = Builder::new().name(format!("writer of {name}")).spawn(move || writer.run(jobs));
         let thread = thread.map_err(|error| OpenError { file: file.into(), reason: error.into() })?;
         let (idle, free) = (Mutex::default(), Semaphore::new(READERS));
-        Ok(Sqlite { file: file.into(), clock, queue: Some(queue), writer: Some(thread), idle, free })
+        Ok(Sqlite { file: file.into(), clock, queue: Some(queue), writer: Some(thread), idle, free, growth })
     }
 
     /// Takes a place in the queue before it returns.
@@ -257,6 +260,19 @@ impl Store for Sqlite {
             db.prepare_cached("SELECT count(*) FROM timers")?.query_row([], |row| row.get::<_, i64>(0))
         };
         self.read(count).await.map(|count| count as u64)
+    }
+
+    async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError> {
+        self.read(|db| {
+            let mut timers = db.prepare_cached("SELECT key, due FROM timers WHERE key > ?1 ORDER BY key LIMIT ?2")?;
+            let values = params![after, integer(limit as u64)];
+            timers.query_map(values, |row| Ok((row.get(0)?, Timestamp(row.get(1)?))))?.collect()
+        })
+        .await
+    }
+
+    fn growth(&self) -> watch::Receiver<()> {
+        self.growth.subscribe()
     }
 
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use clock::{Clock, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::sqlite_file::sentence;
@@ -63,6 +63,7 @@ pub(crate) struct Writer {
     file: PathBuf,
     clock: Arc<dyn Clock>,
     db: Connection,
+    growth: watch::Sender<()>,
     /// Danger: both describe the open transaction, and are dropped with it.
     tail: Option<Tail>,
     heads: BTreeMap<Arc<str>, Head>,
@@ -107,8 +108,8 @@ const KEEP: &str = "INSERT INTO snapshots VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO
     WHERE excluded.version >= snapshots.version";
 
 impl Writer {
-    pub(crate) fn new(file: PathBuf, clock: Arc<dyn Clock>, db: Connection) -> Writer {
-        Writer { file, clock, db, tail: None, heads: BTreeMap::new() }
+    pub(crate) fn new(file: PathBuf, clock: Arc<dyn Clock>, db: Connection, growth: watch::Sender<()>) -> Writer {
+        Writer { file, clock, db, growth, tail: None, heads: BTreeMap::new() }
     }
 
     /// Works until the queue is closed and empty.
@@ -131,9 +132,14 @@ impl Writer {
                 jobs.iter().flat_map(|job| self.alone(job)).collect()
             }
         });
+        let mut appended = false;
         for (job, answer) in jobs.drain(..).zip(answers) {
+            appended |= matches!((&job.work, &answer), (Work::Commit(commit), Ok(_)) if !commit.appends.is_empty());
             // Nobody may be waiting: dropping the future revokes nothing.
             let _ = job.answer.send(answer);
+        }
+        if appended {
+            self.growth.send_replace(());
         }
     }
 
@@ -332,7 +338,8 @@ mod tests {
         let (clock, folder) = (HandClock::new(), tempfile::tempdir().unwrap());
         let file = folder.path().join("store.db");
         sqlite_file::create(&file, &sqlite_file::STORE).unwrap();
-        let writer = Writer::new(file.clone(), clock.clone(), sqlite_file::open(&file, &sqlite_file::STORE).unwrap());
+        let db = sqlite_file::open(&file, &sqlite_file::STORE).unwrap();
+        let writer = Writer::new(file.clone(), clock.clone(), db, watch::Sender::new(()));
         (writer, Subject::new(Arc::new(Memory::new(clock.clone())), clock, folder))
     }
 

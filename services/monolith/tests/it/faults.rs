@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use clock::Timestamp;
 use futures::future::BoxFuture;
 use host::transport::Transport;
 use http::{Request, Response};
@@ -13,7 +14,7 @@ use monolith::shop::Stores;
 use store::{
     Commit, CommitError, CommitId, Position, ReadError, Recorded, Snapshot, Store, StreamId, Version, Versions,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::Status;
 use tonic::body::Body;
 use tower::ServiceExt;
@@ -232,6 +233,12 @@ impl Store for MortalStore {
     }
     async fn armed(&self) -> Result<u64, ReadError> {
         self.alive(self.inner.armed()).await
+    }
+    async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError> {
+        self.alive(self.inner.timers(after, limit)).await
+    }
+    fn growth(&self) -> watch::Receiver<()> {
+        self.inner.growth()
     }
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
         self.alive(self.inner.mark(name)).await
