@@ -158,6 +158,7 @@ macro_rules! hold_the_contract {
         $crate::contract::hold_the_contract! { $make;
             contract_messages: keys_keep_their_order_whatever_the_batches, a_message_arrives_as_it_was_published,
                 equal_keys_go_to_one_partition_and_all_are_used, offsets_are_dense_in_each_partition,
+                the_last_message_of_each_partition_can_be_read_back,
                 a_topic_keeps_its_number_of_partitions, what_no_bus_takes_is_refused_and_nothing_kept,
                 what_does_not_exist_is_named, next_waits_until_something_is_published,
                 dropping_next_loses_nothing, ten_thousand_arrive_in_order, concurrent_publishers_lose_nothing,

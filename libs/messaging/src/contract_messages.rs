@@ -53,6 +53,24 @@ pub(crate) async fn equal_keys_go_to_one_partition_and_all_are_used(subject: &Su
     assert_eq!(partitions.into_values().flatten().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2, 3]));
 }
 
+pub(crate) async fn the_last_message_of_each_partition_can_be_read_back(subject: &Subject) {
+    subject.bus.create("t", 3).await.unwrap();
+    assert_eq!(subject.bus.latest("t").await, Ok(vec![]));
+    subject.publish(1, 0..5).await;
+    let last = subject.bus.latest("t").await.unwrap();
+    assert_eq!((numbers(&last), last[0].offset), (vec![4], 4));
+    subject.publish(40, 5..100).await;
+    let mut ends: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    for one in take(&mut subject.subscribe("g").await, 100, 30).await {
+        let end = ends.entry(one.partition).or_default();
+        *end = (one.offset, number(&one)).max(*end);
+    }
+    let last = subject.bus.latest("t").await.unwrap();
+    let read: BTreeMap<_, _> = last.iter().map(|one| (one.partition, (one.offset, number(one)))).collect();
+    assert_eq!(read, ends);
+    assert_eq!(subject.bus.latest("u").await, Err(malformed("topic u does not exist")));
+}
+
 pub(crate) async fn offsets_are_dense_in_each_partition(subject: &Subject) {
     subject.filled(3, 20, 50).await;
     subject.publish(20, 50..100).await;

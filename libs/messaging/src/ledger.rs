@@ -110,6 +110,13 @@ impl Ledger {
         self.topics.get(topic).map(Vec::as_slice).ok_or_else(unknown)
     }
 
+    /// The last offset of each partition of the topic that has one.
+    pub(crate) fn last(&self, topic: &str) -> Result<Vec<(Place, Offset)>, BusError> {
+        let place = |partition| Place { topic: topic.into(), partition };
+        let last = (0..).zip(self.ends(topic)?).filter_map(|(n, end)| Some((place(n), end.checked_sub(1)?)));
+        Ok(last.collect())
+    }
+
     /// Why the messages cannot be published, before any of them is.
     pub(crate) fn check(&self, topic: &str, messages: &[Message]) -> Result<(), BusError> {
         self.ends(topic)?;

@@ -11,6 +11,10 @@
 //! | file | holds |
 //! |---|---|
 //! | [`relay`] | publishes the log of a service |
+//! | [`consumer`] | takes in what others published, once in effect |
+//! | [`parked`] | PURE: the messages of one key that could not be taken in |
+//! | [`dead_letters`] | what operators do about them |
+//! | [`meters`] | what is measured |
 //! | [`envelope`] | a message as everybody reads it: CloudEvents attributes, and the fact as protobuf |
 //! | [`memory`] | the bus at its simplest and its worst: it duplicates, delays and reorders on purpose |
 //! | [`sqlite`] | the embedded bus, on a file |
@@ -21,18 +25,21 @@
 //! partitions of a topic, offsets that are acknowledged. What every adapter promises is the contract, as tests.
 //!
 //! # Limits
-//! Delivery is at least once; order holds within a key, and nothing is promised across keys. Messages are kept for ever. No
-//! service publishes or listens yet: the bus and the relay are what the consumer will stand on.
+//! Delivery is at least once; order holds within a key, and nothing is promised across keys. Messages are kept for ever.
 
+pub mod consumer;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod contract_groups;
 #[cfg(test)]
 mod contract_messages;
+pub mod dead_letters;
 pub mod envelope;
 mod ledger;
 pub mod memory;
+pub mod meters;
+pub mod parked;
 pub mod relay;
 pub mod sqlite;
 mod sqlite_file;
@@ -56,7 +63,7 @@ pub const MAX_KEY_BYTES: usize = 200;
 /// Most headers of a message, and the longest name or value of one, in bytes.
 pub const MAX_HEADERS: (usize, usize) = (32, 1_024);
 /// Longest payload, in bytes.
-pub const MAX_PAYLOAD_BYTES: usize = 1 << 20;
+pub const MAX_PAYLOAD_BYTES: usize = 1 << 18;
 
 /// Longest name of a topic or group, in bytes.
 pub const MAX_NAME_BYTES: usize = 200;
@@ -111,6 +118,9 @@ pub trait Bus: Send + Sync + 'static {
     /// Joins a group that listens to topics. The partitions are shared among the members of the group that are alive; a
     /// group that is new to a topic begins at its first message.
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, BusError>;
+
+    /// The last message of each partition that has one, in the order of the partitions.
+    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError>;
 
     /// How many messages of the topic the group has not acknowledged.
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError>;

@@ -82,6 +82,12 @@ impl Bus for Memory {
         Ok(Box::new(Listening { bus: self.0.clone(), member }))
     }
 
+    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
+        let state = lock(&self.0);
+        let ends = state.ledger.last(topic)?;
+        Ok(ends.iter().map(|(place, offset)| delivered(&state.messages, place, *offset)).collect())
+    }
+
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {
         lock(&self.0).ledger.lag(group, topic)
     }

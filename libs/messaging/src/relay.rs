@@ -10,24 +10,28 @@
 //!
 //! # Here
 //! [`Relay::step`] reads the log after its cursor, in position order, publishes what others may know, and only then moves the
-//! cursor, a mark in the service's own store. Killed in between, it publishes a page again: whoever listens finds the
+//! cursor, a mark in the service's own store. It is woken when the log grows. Killed in between, it publishes a page again: whoever listens finds the
 //! versions familiar. A page that cannot be published is tried again from its first message, so that a partition only ever
 //! receives prefixes, and the order of a key is that of its stream. An event that is nobody else's business travels as an
-//! empty envelope, so that versions stay dense.
+//! empty envelope, so that versions stay dense. Before its first page it reads back what was published last, and refuses a log
+//! that lacks it ([`Relay::check`]).
 //!
 //! # Limits
 //! At least once. Two relays at a time do no harm, but publish twice: the mark moves for one of them only.
 use std::sync::Arc;
 use std::time::Duration;
 
-use clock::Ids;
+use host::Process;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 
+use tokio::time::{sleep, timeout};
+
 use crate::envelope::{Envelope, PRIVATE};
+use crate::meters::Meters;
 use crate::{Bus, BusError, Message};
 
-/// How often the log is looked at when nothing is to be published.
-pub const EVERY: Duration = Duration::from_millis(50);
+/// How often the log is looked at although nobody said that it grew.
+pub const EVERY: Duration = Duration::from_millis(500);
 /// How long is waited after a failure.
 pub const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// At most so many events are published at once.
@@ -61,29 +65,35 @@ pub enum RelayError {
     /// The bus did not take it.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// What was published is not in the log.
+    #[error("{0}; an older database was put back, and nothing more of it is published")]
+    Older(String),
 }
 
 /// Publishes the log of one service to one topic.
 pub struct Relay {
+    process: Process,
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
-    ids: Arc<Ids>,
     source: &'static str,
     topic: String,
     publicity: Publicity,
+    meters: Meters,
 }
 
 impl Relay {
     /// A relay of the service `source` to the topic `<source>-events`, which must exist.
     #[must_use]
     pub fn new(
+        process: &Process,
         store: Arc<dyn Store>,
         bus: Arc<dyn Bus>,
-        ids: Arc<Ids>,
         source: &'static str,
         publicity: Publicity,
+        meters: &Meters,
     ) -> Relay {
-        Relay { store, bus, ids, source, topic: format!("{source}-events"), publicity }
+        let (process, meters) = (process.clone(), meters.clone());
+        Relay { process, store, bus, source, topic: format!("{source}-events"), publicity, meters }
     }
 
     /// The topic that it publishes to.
@@ -92,18 +102,62 @@ impl Relay {
         &self.topic
     }
 
-    /// Publishes the log as it grows, for ever.
-    pub async fn run(&self) {
+    /// Publishes the log as it grows, until the process stops.
+    pub fn start(self) {
+        let tasks = self.process.tasks.clone();
+        tasks.spawn_until_stop(async move { self.run().await });
+    }
+
+    async fn run(&self) {
+        let part = format!("{} relay", self.source);
+        let unsent_age = self.meters.unsent_age.with_label_values(&[&self.topic]);
+        let mut growth = self.store.growth();
+        let mut checked = false;
         loop {
-            match self.step().await {
-                Ok(0) => tokio::time::sleep(EVERY).await,
-                Ok(_) => {}
+            // Before looking: what is recorded after the look ends the wait.
+            growth.borrow_and_update();
+            let stepped = async {
+                if !checked {
+                    self.check().await?;
+                    checked = true;
+                }
+                self.step().await
+            };
+            match stepped.await {
+                Ok(0) => {
+                    unsent_age.set(0.0);
+                    // Either ends the wait.
+                    let _ = timeout(EVERY, growth.changed()).await;
+                }
+                Ok(_) => self.process.health.ready(&part),
+                Err(why @ RelayError::Older(_)) => {
+                    tracing::error!(topic = self.topic, %why, "the relay stops");
+                    return self.process.health.missing(&part, why.to_string());
+                }
                 Err(why) => {
                     tracing::warn!(topic = self.topic, %why, "nothing is published; the relay tries again");
-                    tokio::time::sleep(AFTER_FAILURE).await;
+                    self.process.health.missing(&part, why.to_string());
+                    sleep(AFTER_FAILURE).await;
                 }
             }
         }
+    }
+
+    /// Whether the log has what was published last: versions would be given twice otherwise, and mean two things.
+    ///
+    /// # Errors
+    /// [`RelayError::Older`], naming what it lacks.
+    pub async fn check(&self) -> Result<(), RelayError> {
+        for last in self.bus.latest(&self.topic).await? {
+            let lacks = |what: String| RelayError::Older(format!("the log of {} lacks {what}", self.source));
+            let published = Envelope::decode(&last.message).map_err(|why| lacks(format!("a message: {why}")))?;
+            let Envelope { id, stream, version, .. } = published;
+            let recorded = self.store.load(&stream.as_str().into(), version - 1, 1).await?;
+            if recorded.first().is_none_or(|recorded| recorded.event.id != id) {
+                return Err(lacks(format!("version {version} of {stream}, which was published")));
+            }
+        }
+        Ok(())
     }
 
     /// Publishes one page and moves the cursor; how many events it was.
@@ -115,18 +169,22 @@ impl Relay {
         let cursor = self.store.mark(&mark).await?;
         let page = self.store.read_all(cursor, PAGE).await?;
         let Some(end) = page.last().and_then(|last| last.position) else { return Ok(0) };
+        let age = self.process.clock.now().since(page[0].timestamp);
+        self.meters.unsent_age.with_label_values(&[&self.topic]).set(age.as_secs_f64());
         let messages =
             page.iter().filter_map(|event| self.message(event).transpose()).collect::<Result<Vec<_>, _>>()?;
-        if !messages.is_empty() {
+        let published = messages.len();
+        if published > 0 {
             self.bus.publish(&self.topic, messages).await?;
         }
         // Danger: only after the bus has kept it. Killed before this line, the page goes out again; after it, never again.
         self.advance(mark, cursor, end).await?;
+        self.meters.published.with_label_values(&[&self.topic]).inc_by(published as f64);
         Ok(page.len())
     }
 
     async fn advance(&self, name: String, from: Position, to: Position) -> Result<(), ReadError> {
-        let id = CommitId::from(self.ids.next().to_string());
+        let id = CommitId::from(self.process.ids.next().to_string());
         let marks = vec![MarkMove { name, from, to }];
         let commit = Commit { marks, ..Commit::new(id, Meta::default()) };
         match store::folded::persist(self.store.as_ref(), commit).await {

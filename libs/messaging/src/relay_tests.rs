@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use clock::{SystemClock, Timestamp};
+use clock::{Ids, SystemClock, Timestamp};
 use futures::future::BoxFuture;
 use store::memory::Memory;
 use store::{Append, Expected, NewEvent, Snapshot, StreamId, Version, Versions};
@@ -34,6 +34,11 @@ impl Bus for Recorder {
     }
     async fn subscribe(&self, _: &str, _: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
         Err(BusError::Unavailable("nobody listens".into()))
+    }
+    async fn latest(&self, _: &str) -> Result<Vec<crate::Delivered>, BusError> {
+        let last = self.kept.lock().unwrap().last().map(Envelope::encode);
+        let delivered = |message| crate::Delivered { topic: "order-events".into(), partition: 0, offset: 0, message };
+        Ok(last.map(delivered).into_iter().collect())
     }
     async fn lag(&self, _: &str, _: &str) -> Result<Offset, BusError> {
         Ok(0)
@@ -133,7 +138,8 @@ async fn log(store: &dyn Store, ids: &Ids) {
 }
 
 fn relay(store: Arc<dyn Store>, bus: &Arc<Recorder>, ids: &Arc<Ids>) -> Relay {
-    Relay::new(store, bus.clone(), ids.clone(), "order", publicity)
+    let process = Process::new(Arc::new(SystemClock), ids.clone());
+    Relay::new(&process, store, bus.clone(), "order", publicity, &Meters::new(&process))
 }
 
 /// Steps until nothing is left; the memory store shows what is new on the second look.
@@ -224,4 +230,40 @@ async fn two_relays_keep_the_order_of_every_stream() {
     let (one, two) = (relay(store.clone(), &bus, &ids), relay(store, &bus, &ids));
     futures::future::join(drain(&one), drain(&two)).await;
     everything_once(&bus.kept());
+}
+
+/// A database that was restored from an older copy would give versions a second time that others have heard of.
+#[tokio::test]
+async fn a_log_that_lacks_what_was_published_is_refused() {
+    let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+    let (store, bus) = (Arc::new(Memory::new(Arc::new(SystemClock))), Arc::new(Recorder::default()));
+    log(store.as_ref(), &ids).await;
+    drain(&relay(store.clone(), &bus, &ids)).await;
+    assert_eq!(relay(store, &bus, &ids).check().await, Ok(()));
+    // As long as the lost one, and yet another.
+    let other = Arc::new(Memory::new(Arc::new(SystemClock)));
+    log(other.as_ref(), &ids).await;
+    for older in [other, Arc::new(Memory::new(Arc::new(SystemClock)))] {
+        let refused = relay(older, &bus, &ids).check().await;
+        let Err(RelayError::Older(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains("which was published"), "{why}");
+    }
+}
+
+/// OX-12: an idle relay looks twice a second, and publishes at once when the log grows.
+#[tokio::test(start_paused = true)]
+async fn an_idle_relay_is_woken_by_the_log() {
+    let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+    let (store, bus) = (Arc::new(Memory::new(Arc::new(SystemClock))), Arc::new(Recorder::default()));
+    let relay = relay(store.clone(), &bus, &ids);
+    let tasks = relay.process.tasks.clone();
+    relay.start();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let before = tokio::time::Instant::now();
+    log(store.as_ref(), &ids).await;
+    while bus.kept().len() < (PAGE + PAGE / 2) / 5 * 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+    assert!(tasks.drain(Duration::from_secs(1)).await);
 }

@@ -131,11 +131,19 @@ impl Open {
     /// The messages of the ranges. It runs on the calling task: a read by an index on cached pages is about as long as
     /// handing it to another thread would take.
     fn read(&self, ranges: &[Range]) -> Result<Vec<Delivered>, BusError> {
+        let places = ranges.iter().map(|Range { place, from, until, .. }| (place, *from, *until));
+        self.read_places(places)
+    }
+
+    fn read_places<'a>(
+        &self,
+        places: impl Iterator<Item = (&'a Place, Offset, Offset)>,
+    ) -> Result<Vec<Delivered>, BusError> {
         let reader = lock(&self.reader);
         let db = reader.as_ref().ok_or_else(|| self.unavailable("it is closed"))?;
         let mut batch = Vec::new();
-        for Range { place, from, until, .. } in ranges {
-            let messages = range(db, place, *from, *until);
+        for (place, from, until) in places {
+            let messages = range(db, place, from, until);
             let messages = messages.map_err(|e| BusError::Unavailable(sqlite_file::sentence(&self.file, &e)))?;
             // Danger: what is skipped here would be acknowledged with the rest.
             if messages.len() as u64 != until - from {
@@ -177,6 +185,11 @@ impl Bus for Sqlite {
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
         let member = lock(&self.open.ledger).join(group, topics)?;
         Ok(Box::new(Listening { bus: self.open.clone(), member }))
+    }
+
+    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
+        let last = lock(&self.open.ledger).last(topic)?;
+        self.open.read_places(last.iter().map(|(place, offset)| (place, *offset, offset + 1)))
     }
 
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {

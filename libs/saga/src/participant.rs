@@ -31,7 +31,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::folded::{self, Change, Done, Failed, Folded};
 use store::timers::{self, Due};
-use store::{CommitId, Meta, Store, StreamId, TimerChange};
+use store::{Commit, Meta, Store, StreamId, TimerChange};
 use tracing::Instrument;
 
 /// An aggregate that asks an outside party for things.
@@ -131,11 +131,11 @@ where
         guess: Option<Folded<D>>,
     ) -> Result<Intent<D>, Refusal> {
         let (id, meta) = origin(caller, order_id)?;
-        let (stream, intent) = (self.stream(order_id), CommitId::from(format!("{id}/intent")));
+        let (stream, intent) = (self.stream(order_id), Commit::new(format!("{id}/intent").into(), meta.clone()));
         let decide =
             |folded: &Folded<D>| folded.state.decide(command).map(|events| self.change(&stream, folded, events));
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        match folded::change(store, ids, &stream, guess, &intent, &meta, decide).await {
+        match folded::change(store, ids, &stream, guess, &intent, decide).await {
             Ok(Done::Now(folded)) => Ok(Intent { folded, to_settle: Some((stream, meta)) }),
             Ok(Done::Nothing(folded)) => Ok(Intent { folded, to_settle: None }),
             // Whoever recorded it is at it; if they died, the timer is.
@@ -163,7 +163,7 @@ where
             Ok::<_, Infallible>(self.change(stream, folded, folded.state.decide(outcome).unwrap_or_default()))
         };
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        match folded::change(store, ids, stream, Some(present), &CommitId::from(id), &meta, decide).await {
+        match folded::change(store, ids, stream, Some(present), &Commit::new(id.into(), meta), decide).await {
             Ok(Done::Now(folded) | Done::Nothing(folded)) => Ok(folded),
             Ok(Done::Before(_)) => self.load(stream).await,
             Err(Failed::Store(why)) => Err(unavailable(why)),

@@ -10,8 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::{
-    Append, Commit, CommitError, CommitId, Expected, Meta, NewEvent, ReadError, Recorded, Store, StreamId, TimerChange,
-    Version,
+    Append, Commit, CommitError, Expected, Meta, NewEvent, ReadError, Recorded, Store, StreamId, TimerChange, Version,
 };
 
 /// Which version of their data events are written in.
@@ -185,8 +184,11 @@ impl<R> From<ReadError> for Failed<R> {
 }
 
 /// Changes one stream: loads, lets `decide` decide, commits; again on the newer state if somebody was faster, and under the
-/// same id if it is unknown whether the commit happened. Where nothing changes and nothing is to be remembered, nothing is
-/// committed. What happened before under this id is answered as before, even if the rules would refuse it now.
+/// same id if it is unknown whether the commit happened. What happened before under this id is answered as before, even if
+/// the rules would refuse it now.
+///
+/// The commit is `blank` with the change put in: what `blank` brings besides its id (marks, other streams) happens with it
+/// or not at all. Where neither changes anything, nothing is committed.
 ///
 /// `guess` is what the caller takes the stream to be; if it is right, it saves reading it. A wrong one costs a conflict,
 /// never a wrong decision: where it leads to nothing to commit, the stream is read after all.
@@ -198,8 +200,7 @@ pub async fn change<D, R>(
     ids: &Ids,
     stream: &StreamId,
     mut guess: Option<Folded<D>>,
-    id: &CommitId,
-    meta: &Meta,
+    blank: &Commit,
     decide: impl Fn(&Folded<D>) -> Result<Change<D::Event>, R> + Send + Sync,
 ) -> Result<Done<D>, Failed<R>>
 where
@@ -207,6 +208,7 @@ where
     D::Event: Serialize + DeserializeOwned,
     R: Send,
 {
+    let brings_something = *blank != Commit::new(blank.id.clone(), blank.meta.clone());
     for _ in 0..TRIES {
         let guessed = guess.take();
         let is_guess = guessed.is_some();
@@ -215,20 +217,24 @@ where
             None => load::<D>(store, stream).await?,
         };
         let Change { events, reply, timers } = match decide(&folded) {
-            Ok(change) if change.changes_something() => change,
+            Ok(change) if brings_something || change.changes_something() => change,
             _ if is_guess => continue,
             Ok(_) => return Ok(Done::Nothing(folded)),
             Err(rejection) => {
-                let before = store.reply(id).await?;
+                let before = store.reply(&blank.id).await?;
                 return before.map(Done::Before).ok_or(Failed::Rejected(rejection));
             }
         };
-        let appends = vec![append(stream, folded.version, &events, ids)];
-        let commit = Commit { appends, reply, timers, ..Commit::new(id.clone(), meta.clone()) };
+        let mut commit = blank.clone();
+        commit.appends.push(append(stream, folded.version, &events, ids));
+        commit.timers.extend(timers);
+        if !reply.is_empty() {
+            commit.reply = reply;
+        }
         match persist(store, commit).await {
             Ok(()) => return Ok(Done::Now(folded.then(&events))),
             Err(CommitError::AlreadyHandled(reply)) => return Ok(Done::Before(reply)),
-            Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Conflict { what, .. }) if what == *stream.0 => {}
             Err(other) => return Err(unreadable(other).into()),
         }
     }
@@ -264,6 +270,7 @@ pub fn unreadable(error: CommitError) -> ReadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MarkMove;
     use crate::memory::Memory;
     use clock::{SystemClock, Timestamp};
     use serde::Deserialize;
@@ -289,6 +296,10 @@ mod tests {
                 Fact::Cleared {} => Sum(0),
             }
         }
+    }
+
+    fn blank(id: &str) -> Commit {
+        Commit::new(id.into(), Meta::default())
     }
 
     fn recorded(event: NewEvent) -> Recorded {
@@ -327,11 +338,28 @@ mod tests {
                 sum.state.decide(&1).map(|events| Change { reply: b"done".to_vec(), ..Change::only(events) })
             };
             let (store, ids, stream) = (&store, &ids, &stream);
-            async move { change(store, ids, stream, guess, &id.as_str().into(), &Meta::default(), decide).await.unwrap() }
+            async move { change(store, ids, stream, guess, &blank(&id), decide).await.unwrap() }
         };
         futures::future::join_all((0..20).map(|n| add(format!("c{n}"), (n % 2 == 0).then(Folded::default)))).await;
         assert_eq!(add("c7".into(), None).await, Done::Before(b"done".to_vec()));
         assert_eq!(load::<Sum>(&store, &stream).await.unwrap(), Folded { state: Sum(20), version: 20 });
+    }
+
+    /// What the blank commit brings happens with the change, even with one that changes nothing, or not at all.
+    #[tokio::test]
+    async fn what_a_commit_brings_happens_with_the_change() {
+        let clock = Arc::new(SystemClock);
+        let (store, ids, stream) = (Memory::new(clock.clone()), Ids::random(clock), StreamId::from("sum-1"));
+        let moving = |from| MarkMove { name: "m".into(), from, to: from + 1 };
+        let nothing = |_: &Folded<Sum>| Ok::<_, ()>(Change::only(vec![]));
+        let with = |id: &str, from| Commit { marks: vec![moving(from)], ..blank(id) };
+        assert!(matches!(change(&store, &ids, &stream, None, &with("a", 0), nothing).await, Ok(Done::Now(_))));
+        assert_eq!(store.mark("m").await, Ok(1));
+        let add = |sum: &Folded<Sum>| sum.state.decide(&1).map(Change::only);
+        assert_eq!(change(&store, &ids, &stream, None, &with("b", 0), add).await, Ok(Done::Before(vec![])));
+        let ahead = change(&store, &ids, &stream, None, &with("c", 5), add).await;
+        assert!(matches!(ahead, Err(Failed::Store(ReadError::Unavailable(_)))), "{ahead:?}");
+        assert_eq!(load::<Sum>(&store, &stream).await.unwrap().version, 0);
     }
 
     /// A command that happened is answered as before, whatever the rules say by now.
@@ -341,8 +369,7 @@ mod tests {
         let (store, ids, stream) = (Memory::new(clock.clone()), Ids::random(clock), StreamId::from("sum-1"));
         let once = |sum: &Folded<Sum>| if sum.version == 0 { sum.state.decide(&1).map(Change::only) } else { Err(()) };
         for guess in [None, Some(Folded::default())] {
-            let add =
-                async |id: &str| change(&store, &ids, &stream, guess.clone(), &id.into(), &Meta::default(), once).await;
+            let add = async |id: &str| change(&store, &ids, &stream, guess.clone(), &blank(id), once).await;
             assert!(matches!(add("first").await, Ok(Done::Now(_) | Done::Before(_))));
             assert_eq!(add("second").await, Err(Failed::Rejected(())));
             assert_eq!(add("first").await, Ok(Done::Before(vec![])));

@@ -2,7 +2,7 @@
 //! that their number is bounded.
 use std::time::Duration;
 
-use prometheus::{Counter, CounterVec, Encoder, HistogramVec, Opts, Registry, TextEncoder};
+use prometheus::{Counter, CounterVec, Encoder, GaugeVec, HistogramVec, Opts, Registry, TextEncoder};
 
 /// The metrics of one process. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,17 @@ impl Metrics {
         let counter = Counter::new(name, help).expect("a well-formed metric");
         self.registry.register(Box::new(counter.clone())).expect("a metric of its own name");
         counter
+    }
+
+    /// A gauge with labels.
+    ///
+    /// # Panics
+    /// If the name is taken.
+    #[must_use]
+    pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        let gauges = GaugeVec::new(Opts::new(name, help), labels).expect("a well-formed metric");
+        self.registry.register(Box::new(gauges.clone())).expect("a metric of its own name");
+        gauges
     }
 
     /// A histogram of seconds with labels, from 0.5 ms to 30 s.

@@ -11,7 +11,7 @@ use saga::{End, Owner, Saga, Why};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use store::folded::{self, Change, Failed, Folded};
-use store::{Append, ReadError, Store, StreamId};
+use store::{Append, Commit, ReadError, Store, StreamId};
 
 use crate::order::{Cause, Command, Order, Rejection};
 use crate::settling::Settling;
@@ -69,7 +69,7 @@ impl Ledger {
         let command = (Command::Confirm, self.process.clock.now());
         let decide = |order: &Folded<Order>| order.state.decide(&command).map(Change::only);
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
-        match folded::change(store, ids, &order_stream(order_id), None, &id, &meta, decide).await {
+        match folded::change(store, ids, &order_stream(order_id), None, &Commit::new(id, meta), decide).await {
             // Also if it was confirmed under this command and called off since: to its saga the answer is still yes.
             Ok(_) => Ok(()),
             Err(Failed::Rejected(why)) => Err(refusal(why)),

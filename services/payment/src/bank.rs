@@ -16,7 +16,7 @@ use decider::Decider;
 use host::Process;
 use serde::{Deserialize, Serialize};
 use store::folded::{self, Change, Done, Failed, Folded};
-use store::{CommitId, Meta, Store, StreamId};
+use store::{Commit, Meta, Store, StreamId};
 use tokio::sync::mpsc;
 
 use crate::payment::{Charge, Charged};
@@ -149,15 +149,15 @@ impl Bank {
     async fn ask(&self, key: &str, ask: Ask) -> Result<Account, NoAnswer> {
         let stream = StreamId::from(format!("charge-{key}"));
         let id = match &ask {
-            Ask::Charge(..) => CommitId::from(key),
-            Ask::Cancel => CommitId::from(format!("{key}/cancel")),
-            Ask::Refund(refund) => CommitId::from(refund.as_str()),
+            Ask::Charge(..) => key.to_owned(),
+            Ask::Cancel => format!("{key}/cancel"),
+            Ask::Refund(refund) => refund.clone(),
         };
         let decide = |account: &Folded<Account>| account.state.decide(&ask).map(Change::only);
         let (ledger, ids) = (self.ledger.as_ref(), &self.process.ids);
         // A charge mostly comes first.
         let guess = matches!(ask, Ask::Charge(..)).then(Folded::default);
-        match folded::change(ledger, ids, &stream, guess, &id, &Meta::default(), decide).await {
+        match folded::change(ledger, ids, &stream, guess, &Commit::new(id.into(), Meta::default()), decide).await {
             Ok(Done::Now(account) | Done::Nothing(account)) => Ok(account.state),
             Ok(Done::Before(_)) => self.account(key).await,
             Err(Failed::Rejected(why)) => Err(NoAnswer(format!("{why}: {key}"))),

@@ -7,7 +7,7 @@ use decider::Decider;
 use host::Process;
 use serde::{Deserialize, Serialize};
 use store::folded::{self, Change, Done, Failed, Folded};
-use store::{CommitId, Meta, Store, StreamId};
+use store::{Commit, Meta, Store, StreamId};
 
 use crate::shipment::{Booked, Parcel};
 
@@ -106,18 +106,19 @@ impl Simulator {
     async fn ask(&self, key: &str, ask: Ask) -> Result<Booking, NoAnswer> {
         let stream = StreamId::from(format!("parcel-{key}"));
         let id = match &ask {
-            Ask::Book(_) => CommitId::from(key),
-            Ask::Cancel => CommitId::from(format!("{key}/cancel")),
+            Ask::Book(_) => key.to_owned(),
+            Ask::Cancel => format!("{key}/cancel"),
         };
         let decide = |booking: &Folded<Booking>| booking.state.decide(&ask).map(Change::only);
         let (book, ids) = (self.book.as_ref(), &self.process.ids);
         // A booking mostly comes first.
         let guess = matches!(ask, Ask::Book(_)).then(Folded::default);
-        let booked = match folded::change(book, ids, &stream, guess, &id, &Meta::default(), decide).await {
-            Ok(Done::Now(booking) | Done::Nothing(booking)) => Ok(booking),
-            Ok(Done::Before(_)) => folded::load(book, &stream).await,
-            Err(Failed::Store(why)) => Err(why),
-        };
+        let booked =
+            match folded::change(book, ids, &stream, guess, &Commit::new(id.into(), Meta::default()), decide).await {
+                Ok(Done::Now(booking) | Done::Nothing(booking)) => Ok(booking),
+                Ok(Done::Before(_)) => folded::load(book, &stream).await,
+                Err(Failed::Store(why)) => Err(why),
+            };
         booked.map(|booking| booking.state).map_err(|why| NoAnswer(why.to_string()))
     }
 }
