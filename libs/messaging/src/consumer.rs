@@ -20,10 +20,10 @@
 //!
 //! # Limits
 //! A mark is kept for each stream for ever. One batch at a time: a handler that hangs holds up its batch for at most
-//! [`TRIES`] times [`LIMIT`]. Parked messages of one key are held in memory while more are parked behind them.
+//! [`TRIES`] times [`LIMIT`]. The parked messages of some keys are held in memory.
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -58,6 +58,8 @@ const SLOWEST: Duration = Duration::from_secs(2);
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// So many messages are parked in one commit, or fewer where they are large.
 const PARK: (usize, usize) = (500, 4 << 20);
+/// The parked messages of at most so many keys are held in memory.
+const BLOCKED: usize = 16;
 /// Longer keys are known by their hash in the names of marks and streams.
 const LONGEST_KEY: usize = 80;
 
@@ -118,6 +120,8 @@ pub(crate) struct Inner {
     topics: &'static [&'static str],
     handler: Arc<dyn Handler>,
     meters: Meters,
+    /// Parked messages as they last were: a poisoned stream that many messages follow is not read anew for each batch.
+    blocked: Mutex<BTreeMap<StreamId, Folded<Parked>>>,
 }
 
 /// The messages of one stream, as one consumer names what belongs to it.
@@ -172,8 +176,8 @@ impl Consumer {
         handler: Arc<dyn Handler>,
         meters: &Meters,
     ) -> Consumer {
-        let (process, meters) = (process.clone(), meters.clone());
-        Consumer(Arc::new(Inner { process, store, bus, group, topics, handler, meters }))
+        let (process, meters, blocked) = (process.clone(), meters.clone(), Mutex::default());
+        Consumer(Arc::new(Inner { process, store, bus, group, topics, handler, meters, blocked }))
     }
 
     /// Listens until the process stops.
@@ -377,13 +381,13 @@ impl Consumer {
         if self.0.store.mark(&self.mark_name(key)).await? != mark {
             return Err(Interrupted::Moved);
         }
-        let mut blocked = false;
+        let mut after_another = false;
         for waiting in &mut parking {
-            let behind = |version| blocked || parked.state.stands_before(mark, version);
+            let behind = |version| after_another || parked.state.stands_before(mark, version);
             if waiting.reason == Reason::Gap && waiting.place.version.is_some_and(behind) {
                 waiting.reason = Reason::Behind;
             }
-            blocked = true;
+            after_another = true;
         }
         while !parking.is_empty() {
             let mut bytes = 0;
@@ -404,6 +408,11 @@ impl Consumer {
             }
             parked = parked.then(&events);
         }
+        let mut blocked = self.blocked();
+        if blocked.len() >= BLOCKED {
+            blocked.clear();
+        }
+        blocked.insert(stream, parked);
         Ok(())
     }
 
@@ -473,8 +482,13 @@ impl Consumer {
     /// What is parked of a key, and the stream that holds it.
     pub(crate) async fn parked(&self, key: &Key) -> Result<(StreamId, Folded<Parked>), ReadError> {
         let stream = StreamId::from(format!("{}{}", self.parked_prefix(&key.topic), short(&key.key)));
-        let parked = folded::load(self.0.store.as_ref(), &stream).await?;
+        let before = self.blocked().remove(&stream).unwrap_or_default();
+        let parked = folded::load_from(self.0.store.as_ref(), &stream, before).await?;
         Ok((stream, parked))
+    }
+
+    fn blocked(&self) -> MutexGuard<'_, BTreeMap<StreamId, Folded<Parked>>> {
+        self.0.blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn parked_prefix(&self, topic: &str) -> String {

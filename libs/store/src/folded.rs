@@ -79,11 +79,10 @@ where
 }
 
 /// The present state of a stream, from an earlier one.
-pub(crate) async fn load_from<D>(
-    store: &dyn Store,
-    stream: &StreamId,
-    mut folded: Folded<D>,
-) -> Result<Folded<D>, ReadError>
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_from<D>(store: &dyn Store, stream: &StreamId, mut folded: Folded<D>) -> Result<Folded<D>, ReadError>
 where
     D: Decider,
     D::Event: DeserializeOwned,

@@ -183,7 +183,7 @@ impl State {
                 return Err(CommitError::Malformed(format!("event {} exists already", event.id)));
             }
         }
-        self.event_ids.append(&mut fresh);
+        self.event_ids.extend(fresh);
         let now = self.log.last().map_or(now, |last| last.timestamp.max(now));
         let versions = commit.appends.into_iter().map(|append| self.append(append, &commit.meta, now)).collect();
         for timer in commit.timers {
