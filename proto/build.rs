@@ -22,6 +22,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut ours = compiler.file_descriptor_set();
     // The options of google.api and shop.http are read from the descriptors, not from generated code.
     ours.file.retain(|file| !["google.api", "shop.http.v1"].contains(&file.package()));
-    tonic_prost_build::configure().build_transport(false).compile_fds(ours)?;
+    let facts = ours.file.iter().filter(|file| file.package() == "shop.events.v1").flat_map(|file| &file.message_type);
+    let kinds: Vec<_> = facts.map(|message| format!("shop.events.v1.{}", message.name())).collect();
+    let kinds =
+        format!("/// The full names of all messages of this package.\npub const KINDS: &[&str] = &{kinds:?};\n");
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("kinds.rs"), kinds)?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
+    tonic_prost_build::configure().build_transport(false).compile_fds_with_config(ours, config)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The words on the wire: one package per service, and the facts that they will publish.
+//! The words on the wire: one package per service, and the facts that they publish.
 //!
 //! The .proto files beside this crate are the source; [`DESCRIPTORS`] carries them, comments and options included, to
 //! whoever works from descriptors (the gateway).
@@ -22,6 +22,7 @@ pub mod order {
 /// Facts that services publish to each other.
 pub mod events {
     tonic::include_proto!("shop.events.v1");
+    include!(concat!(env!("OUT_DIR"), "/kinds.rs"));
 }
 
 /// The encoded `google.protobuf.FileDescriptorSet` of all packages, with imports, comments and options.

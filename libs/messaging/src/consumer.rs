@@ -30,6 +30,7 @@ use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
 use host::Process;
 use host::error::{Again, Refusal};
+use prost::Message;
 use sha2::{Digest, Sha256};
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, MarkMove, Meta, ReadError, Store, StreamId, Version};
@@ -40,7 +41,7 @@ use tracing::Instrument;
 use crate::envelope::Envelope;
 use crate::meters::Meters;
 use crate::parked::{Command, Parked, Reason, Waiting};
-use crate::{Bus, BusError, Delivered, Offset, Partition, Subscription};
+use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription};
 
 /// How often a handler that fails is tried before the message is parked.
 pub const TRIES: u32 = 5;
@@ -74,6 +75,18 @@ pub enum Interest {
     Unknown,
 }
 
+impl Interest {
+    /// By the kinds that are wanted and those that are known.
+    #[must_use]
+    pub fn of(kind: &str, wanted: &[&str], known: &[&str]) -> Interest {
+        match kind {
+            _ if wanted.contains(&kind) => Interest::Wanted,
+            _ if known.contains(&kind) => Interest::Passed,
+            _ => Interest::Unknown,
+        }
+    }
+}
+
 /// Why a fact was not taken in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
@@ -94,6 +107,14 @@ pub trait Handler: Send + Sync + 'static {
     /// Brings a fact into effect: commits what it changes in [`Receipt::commit`], or that alone if it changes nothing.
     /// It may be dropped at any moment and called again.
     async fn handle(&self, fact: &Envelope, receipt: &Receipt) -> Result<(), Failure>;
+}
+
+/// The fact that an envelope carries.
+///
+/// # Errors
+/// [`Failure::Refused`] if its payload is no such message.
+pub fn read<M: Message + Default>(fact: &Envelope) -> Result<M, Failure> {
+    M::decode(fact.payload.as_slice()).map_err(|why| Failure::Refused(format!("it is no {}: {why}", fact.kind)))
 }
 
 /// The right to take in one fact, once.
@@ -166,17 +187,16 @@ impl From<Refusal> for Failure {
 }
 
 impl Consumer {
-    /// A consumer for the service that owns `store`. Its group is named as the service is; the topics must exist.
+    /// A consumer for the service that owns `store`. Its group is named as the service is; it waits until the topics exist.
     #[must_use]
     pub fn new(
         process: &Process,
         store: Arc<dyn Store>,
-        bus: Arc<dyn Bus>,
+        messages: &Messages,
         (group, topics): (&'static str, &'static [&'static str]),
         handler: Arc<dyn Handler>,
-        meters: &Meters,
     ) -> Consumer {
-        let (process, meters, blocked) = (process.clone(), meters.clone(), Mutex::default());
+        let (process, Messages { bus, meters }, blocked) = (process.clone(), messages.clone(), Mutex::default());
         Consumer(Arc::new(Inner { process, store, bus, group, topics, handler, meters, blocked }))
     }
 
@@ -209,7 +229,10 @@ impl Consumer {
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
-            tracing::warn!(consumer = self.0.group, %why, "nothing is heard; the consumer joins again");
+            if failures > 2 {
+                // Before that, the topic may not have been made yet.
+                tracing::warn!(consumer = self.0.group, %why, "nothing is heard; the consumer joins again");
+            }
             sleep(pause(failures)).await;
             failures += 1;
         }

@@ -176,8 +176,8 @@ impl World {
         let process = Process::new(clock, ids.clone());
         let (cured, calls) = Default::default();
         let handler = Arc::new(Recording { store: store.clone(), ids: ids.clone(), cured, calls });
-        let meters = Meters::new(&process);
-        let consumer = Consumer::new(&process, store.clone(), bus.clone(), ("shop", &["t"]), handler.clone(), &meters);
+        let messages = Messages::new(&process, bus.clone());
+        let consumer = Consumer::new(&process, store.clone(), &messages, ("shop", &["t"]), handler.clone());
         World { store, bus, ids, consumer, handler }
     }
 
@@ -451,12 +451,12 @@ async fn a_fact_is_in_effect_once_wherever_relay_and_consumer_are_killed() {
                 let commit = Commit { appends: vec![append], ..Commit::new(format!("c{n}").into(), Meta::default()) };
                 log.commit(commit).await.unwrap();
             }
-            let publicity = |_: &Recorded| Ok(Public::Fact { kind: TOLD, payload: vec![] });
+            let publicity = |_: &Recorded| Ok(Public::Fact { kind: TOLD.into(), payload: vec![] });
             log.commits_left.store(0, Ordering::SeqCst);
             for life in 0..3 {
                 let process = Process::new(Arc::new(SystemClock), ids.clone());
-                let meters = Meters::new(&process);
-                let relay = Relay::new(&process, log.clone(), bus.clone(), "log", publicity, &meters);
+                let messages = Messages::new(&process, bus.clone());
+                let relay = Relay::new(&process, log.clone(), &messages, "log", publicity);
                 let published = async {
                     for _ in 0..3 {
                         relay.step().await.unwrap();

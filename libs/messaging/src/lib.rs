@@ -45,7 +45,10 @@ pub mod sqlite;
 mod sqlite_file;
 mod sqlite_writer;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
+use host::Process;
 
 /// A message as the bus carries it: it is not looked into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,23 @@ pub enum BusError {
     /// The partition belongs to another member of the group by now. Whoever has it delivers the message again.
     #[error("{0} was given to another member of the group")]
     Revoked(String),
+}
+
+/// Where a service tells and hears.
+#[derive(Clone)]
+pub struct Messages {
+    /// What carries the messages.
+    pub bus: Arc<dyn Bus>,
+    /// What is measured about them.
+    pub meters: meters::Meters,
+}
+
+impl Messages {
+    /// Over a bus.
+    #[must_use]
+    pub fn new(process: &Process, bus: Arc<dyn Bus>) -> Messages {
+        Messages { bus, meters: meters::Meters::new(process) }
+    }
 }
 
 /// The port.

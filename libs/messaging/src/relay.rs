@@ -22,18 +22,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::Process;
+use prost::Name;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 
 use tokio::time::{sleep, timeout};
 
 use crate::envelope::{Envelope, PRIVATE};
 use crate::meters::Meters;
-use crate::{Bus, BusError, Message};
+use crate::{Bus, BusError, Message, Messages, Partition};
 
 /// How often the log is looked at although nobody said that it grew.
 pub const EVERY: Duration = Duration::from_millis(500);
 /// How long is waited after a failure.
 pub const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// Into how many partitions a topic is made: as many consumers of a group can share the work.
+const PARTITIONS: Partition = 6;
 /// At most so many events are published at once.
 const PAGE: usize = 500;
 
@@ -47,10 +50,18 @@ pub enum Public {
     /// This fact.
     Fact {
         /// The full name of its protobuf message.
-        kind: &'static str,
+        kind: String,
         /// The fact, encoded.
         payload: Vec<u8>,
     },
+}
+
+impl Public {
+    /// A fact, as protobuf.
+    #[must_use]
+    pub fn fact<M: Name>(fact: &M) -> Public {
+        Public::Fact { kind: M::full_name(), payload: fact.encode_to_vec() }
+    }
 }
 
 /// Says what others may know of an event. Pure: asked twice, it says the same.
@@ -82,17 +93,16 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay of the service `source` to the topic `<source>-events`, which must exist.
+    /// A relay of the service `source` to its topic `<source>-events`.
     #[must_use]
     pub fn new(
         process: &Process,
         store: Arc<dyn Store>,
-        bus: Arc<dyn Bus>,
+        messages: &Messages,
         source: &'static str,
         publicity: Publicity,
-        meters: &Meters,
     ) -> Relay {
-        let (process, meters) = (process.clone(), meters.clone());
+        let (process, Messages { bus, meters }) = (process.clone(), messages.clone());
         Relay { process, store, bus, source, topic: format!("{source}-events"), publicity, meters }
     }
 
@@ -118,6 +128,7 @@ impl Relay {
             growth.borrow_and_update();
             let stepped = async {
                 if !checked {
+                    self.bus.create(&self.topic, PARTITIONS).await?;
                     self.check().await?;
                     checked = true;
                 }
@@ -197,14 +208,14 @@ impl Relay {
     fn message(&self, recorded: &Recorded) -> Result<Option<Message>, ReadError> {
         let (kind, payload) = match (self.publicity)(recorded)? {
             Public::Nothing => return Ok(None),
-            Public::Version => (PRIVATE, vec![]),
+            Public::Version => (PRIVATE.to_owned(), vec![]),
             Public::Fact { kind, payload } => (kind, payload),
         };
         let Recorded { stream, version, timestamp, event, meta, .. } = recorded;
         let envelope = Envelope {
             id: event.id,
             source: self.source.to_owned(),
-            kind: kind.to_owned(),
+            kind,
             stream: stream.0.to_string(),
             version: *version,
             schema: event.schema,

@@ -116,7 +116,7 @@ fn publicity(recorded: &Recorded) -> Result<Public, ReadError> {
     Ok(match recorded.event.kind.as_str() {
         _ if recorded.stream.0.starts_with("saga-") => Public::Nothing,
         "Secret" => Public::Version,
-        _ => Public::Fact { kind: "shop.events.v1.Told", payload: recorded.event.data.clone().into_bytes() },
+        _ => Public::Fact { kind: "shop.events.v1.Told".into(), payload: recorded.event.data.clone().into_bytes() },
     })
 }
 
@@ -139,7 +139,7 @@ async fn log(store: &dyn Store, ids: &Ids) {
 
 fn relay(store: Arc<dyn Store>, bus: &Arc<Recorder>, ids: &Arc<Ids>) -> Relay {
     let process = Process::new(Arc::new(SystemClock), ids.clone());
-    Relay::new(&process, store, bus.clone(), "order", publicity, &Meters::new(&process))
+    Relay::new(&process, store, &Messages::new(&process, bus.clone()), "order", publicity)
 }
 
 /// Steps until nothing is left; the memory store shows what is new on the second look.

@@ -22,6 +22,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clock::Timestamp;
 use decider::Decider;
 use host::Process;
 use host::call::Caller;
@@ -36,8 +37,19 @@ use tracing::Instrument;
 
 /// An aggregate that asks an outside party for things.
 pub trait Asking: Decider {
-    /// Whether the outside party was asked and its answer is not recorded.
-    fn open(&self) -> bool;
+    /// What it waits for.
+    fn awaits(&self) -> Awaits;
+}
+
+/// What an aggregate waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaits {
+    /// Nothing: it asks when it is told to.
+    Nothing,
+    /// The outside party was asked, and its answer is not recorded.
+    Answer,
+    /// It is to ask at this moment.
+    Moment(Timestamp),
 }
 
 /// What one kind of participant has in common with the others. Clones share it.
@@ -145,6 +157,27 @@ where
         }
     }
 
+    /// Records what a fact from another service leads to, in the commit that takes it in; where to go on, if that is new.
+    ///
+    /// # Errors
+    /// The rules' rejection; UNAVAILABLE if it is unknown whether it was recorded.
+    pub async fn take_in(
+        &self,
+        blank: &Commit,
+        order_id: &str,
+        command: &D::Command,
+    ) -> Result<Option<(StreamId, Folded<D>)>, Refusal> {
+        let stream = self.stream(order_id);
+        let decide =
+            |folded: &Folded<D>| folded.state.decide(command).map(|events| self.change(&stream, folded, events));
+        match folded::change(self.store.as_ref(), &self.process.ids, &stream, None, blank, decide).await {
+            Ok(Done::Now(folded)) => Ok(Some((stream, folded))),
+            Ok(Done::Nothing(_) | Done::Before(_)) => Ok(None),
+            Err(Failed::Rejected(why)) => Err(why.into()),
+            Err(Failed::Store(why)) => Err(unavailable(why)),
+        }
+    }
+
     /// Commits an outcome, decided on `present`, under the id of the command that it settles, and gives the state after it.
     ///
     /// # Errors
@@ -176,10 +209,10 @@ where
             return Change::only(events);
         }
         let key = stream.0.to_string();
-        let timer = if folded.state.clone().fold(&events).open() {
-            TimerChange::Set { key, due: self.process.clock.now().after(self.lease) }
-        } else {
-            TimerChange::Clear { key }
+        let timer = match folded.state.clone().fold(&events).awaits() {
+            Awaits::Answer => TimerChange::Set { key, due: self.process.clock.now().after(self.lease) },
+            Awaits::Moment(due) => TimerChange::Set { key, due },
+            Awaits::Nothing => TimerChange::Clear { key },
         };
         Change { events, reply: vec![], timers: vec![timer] }
     }

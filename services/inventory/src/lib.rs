@@ -7,19 +7,26 @@
 //! | [`reservation`] | PURE: what one order holds |
 //! | [`service`] | use cases |
 //! | `shelves` | changes over several of these in one commit |
+//! | `told` | what others are told |
+//! | `heard` | what it makes of what shipping tells |
 //! | `grpc` | driving adapter |
 
 mod grpc;
+mod heard;
 pub mod product;
 pub mod reservation;
 pub mod service;
 mod shelves;
 pub mod stock;
+mod told;
 
 use std::sync::Arc;
 
 use host::Process;
 use host::transport::{Transport, in_process};
+use messaging::Messages;
+use messaging::consumer::Consumer;
+use messaging::relay::Relay;
 use proto::inventory::inventory_service_server::InventoryServiceServer;
 use store::Store;
 use telemetry::metrics::Red;
@@ -27,7 +34,10 @@ use telemetry::metrics::Red;
 use service::Inventory;
 
 /// Starts the service over its store.
-pub fn start(process: &Process, store: Arc<dyn Store>, red: Red) -> Transport {
-    let inventory = Inventory::new(process, store);
+pub fn start(process: &Process, store: Arc<dyn Store>, messages: &Messages, red: Red) -> Transport {
+    let inventory = Inventory::new(process, store.clone());
+    Relay::new(process, store.clone(), messages, "inventory", told::publicity).start();
+    let heard = Arc::new(heard::Heard(inventory.clone()));
+    Consumer::new(process, store, messages, ("inventory", &["shipping-events"]), heard).listen();
     in_process(InventoryServiceServer::new(grpc::Grpc { process: process.clone(), inventory }), red)
 }

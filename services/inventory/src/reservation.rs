@@ -20,6 +20,8 @@ pub enum Command {
     Reserve(Vec<Held>),
     /// Hold nothing, now and later.
     Release,
+    /// What is held has left with the order's parcel.
+    Ship,
 }
 
 /// What happened to a reservation.
@@ -30,6 +32,8 @@ pub enum Event {
     InventoryReserved { held: Vec<Held> },
     /// It holds none, and will not.
     InventoryReleased {},
+    /// What it held has left.
+    InventoryShipped {},
 }
 
 /// Why the rules say no.
@@ -39,6 +43,10 @@ pub enum Rejection {
     AlreadyReleased,
     /// Something was reserved for the order before.
     AlreadyReserved,
+    /// The goods have left.
+    AlreadyShipped,
+    /// Nothing is held that could leave.
+    NothingHeld,
 }
 
 /// A reservation.
@@ -51,6 +59,8 @@ pub enum Reservation {
     Holding(Vec<Held>),
     /// Nothing is held, and nothing will be.
     Released,
+    /// What was held has left.
+    Shipped,
 }
 
 impl Reservation {
@@ -73,8 +83,13 @@ impl Decider for Reservation {
             }
             (Command::Reserve(_), Reservation::Holding(_)) => Err(Rejection::AlreadyReserved),
             (Command::Reserve(_), Reservation::Released) => Err(Rejection::AlreadyReleased),
+            (Command::Reserve(_), Reservation::Shipped) => Err(Rejection::AlreadyShipped),
             (Command::Release, Reservation::Released) => Ok(vec![]),
+            (Command::Release, Reservation::Shipped) => Err(Rejection::AlreadyShipped),
             (Command::Release, _) => Ok(vec![Event::InventoryReleased {}]),
+            (Command::Ship, Reservation::Holding(_)) => Ok(vec![Event::InventoryShipped {}]),
+            (Command::Ship, Reservation::Shipped) => Ok(vec![]),
+            (Command::Ship, _) => Err(Rejection::NothingHeld),
         }
     }
 
@@ -82,6 +97,7 @@ impl Decider for Reservation {
         match event {
             Event::InventoryReserved { held } => Reservation::Holding(held.clone()),
             Event::InventoryReleased {} => Reservation::Released,
+            Event::InventoryShipped {} => Reservation::Shipped,
         }
     }
 }
@@ -104,6 +120,17 @@ mod tests {
         given::<Reservation>([reserved()]).when(Command::Reserve(held())).then_rejected(&Rejection::AlreadyReserved);
         given::<Reservation>([reserved()]).when(Command::Release).then([Event::InventoryReleased {}]);
         given::<Reservation>([reserved(), Event::InventoryReleased {}]).when(Command::Release).then_nothing();
+    }
+
+    #[test]
+    fn goods_leave_once_and_cannot_be_given_back_then() {
+        let shipped = Event::InventoryShipped {};
+        given::<Reservation>([reserved()]).when(Command::Ship).then([shipped.clone()]);
+        given::<Reservation>([reserved(), shipped.clone()]).when(Command::Ship).then_nothing();
+        given::<Reservation>([reserved(), shipped]).when(Command::Release).then_rejected(&Rejection::AlreadyShipped);
+        given::<Reservation>([reserved(), Event::InventoryReleased {}])
+            .when(Command::Ship)
+            .then_rejected(&Rejection::NothingHeld);
     }
 
     /// SG-3: what was released before it was reserved is never reserved.

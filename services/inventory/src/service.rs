@@ -7,8 +7,8 @@ use host::error::Refusal;
 use host::use_case::unavailable;
 use host::{Process, check};
 use proto::inventory as message;
-use store::Store;
 use store::folded::Folded;
+use store::{Commit, Store};
 use tonic::Code;
 
 use crate::product::{self, Description, Product};
@@ -236,18 +236,34 @@ impl Inventory {
         check::id("order_id", &request.order_id)?;
         let about = About { method: "ReleaseInventory", request, skus: None, order_id: Some(&request.order_id) };
         let decide = |seen: &Seen<'_>| {
-            let held = seen.reservation.state.held();
-            let reservation = seen.reservation.state.decide(&reservation::Command::Release).map_err(refused_order)?;
-            let given_back =
-                |(n, held): (usize, &Held)| seen.stock[n].state.decide(&stock::Command::Release(held.quantity));
-            let stock = held.iter().enumerate().map(given_back).collect::<Result<Vec<_>, _>>();
-            // What is held was counted as reserved in the same commit; anything else is a bug.
-            let stock = stock
-                .map_err(|why| Refusal::new(Code::Internal, "internal", format!("stock does not hold it: {why:?}")))?;
-            Ok((Change { stock, reservation, products: vec![] }, message::ReleaseInventoryResponse {}))
+            let released = let_go(seen, &reservation::Command::Release, stock::Command::Release)?;
+            Ok((released, message::ReleaseInventoryResponse {}))
         };
         self.shelves.change(caller, &about, decide).await
     }
+
+    /// Takes the goods of an order off the books, for they have left with its parcel: in the commit that takes that in.
+    ///
+    /// # Errors
+    /// `nothing_held`, or UNAVAILABLE.
+    pub async fn ship(&self, blank: &Commit, order_id: &str) -> Result<(), Refusal> {
+        let decide = |seen: &Seen<'_>| let_go(seen, &reservation::Command::Ship, stock::Command::Ship);
+        self.shelves.take_in(blank, order_id, decide).await
+    }
+}
+
+/// What is held for an order is held no more: reservation and stock in one.
+fn let_go(
+    seen: &Seen<'_>,
+    end: &reservation::Command,
+    of_stock: impl Fn(i64) -> stock::Command,
+) -> Result<Change, Refusal> {
+    let reservation = seen.reservation.state.decide(end).map_err(refused_order)?;
+    let held = seen.reservation.state.held().iter().enumerate();
+    let stock = held.map(|(n, held)| seen.stock[n].state.decide(&of_stock(held.quantity))).collect::<Result<_, _>>();
+    // What is held was counted as reserved in the same commit; anything else is a bug.
+    let broken = |why| Refusal::new(Code::Internal, "internal", format!("stock does not hold it: {why:?}"));
+    Ok(Change { stock: stock.map_err(broken)?, reservation, products: vec![] })
 }
 
 fn shown(sku: &str, product: &Folded<Product>, stock: &Stock) -> message::Product {
@@ -323,6 +339,12 @@ fn refused_order(why: reservation::Rejection) -> Refusal {
         }
         reservation::Rejection::AlreadyReserved => {
             Refusal::precondition("already_reserved", "the order's goods are reserved")
+        }
+        reservation::Rejection::AlreadyShipped => {
+            Refusal::precondition("already_shipped", "the order's goods have left with its parcel")
+        }
+        reservation::Rejection::NothingHeld => {
+            Refusal::precondition("nothing_held", "no goods are set aside for the order that could leave")
         }
     }
 }

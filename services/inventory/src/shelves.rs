@@ -140,6 +140,29 @@ impl Shelves {
         if let Some(reply) = self.store.reply(&id).await.map_err(unavailable)? {
             return recall(&reply, print);
         }
+        self.insist(about, &Commit::new(id, meta), Some(print), decide).await
+    }
+
+    /// Changes several streams in the commit that takes in what another service told. Nothing is remembered but that, and a
+    /// refusal takes nothing in.
+    pub(crate) async fn take_in(
+        &self,
+        blank: &Commit,
+        order_id: &str,
+        decide: impl Fn(&Seen<'_>) -> Result<Change, Refusal> + Send + Sync,
+    ) -> Result<(), Refusal> {
+        let about = About { method: "", request: &(), skus: None, order_id: Some(order_id) };
+        self.insist(&about, blank, None, |seen: &Seen<'_>| decide(seen).map(|change| (change, ()))).await
+    }
+
+    /// Decides and commits until it went through. With a fingerprint, what was answered is remembered under it.
+    async fn insist<Q: Message, R: Message + Default>(
+        &self,
+        about: &About<'_, Q>,
+        blank: &Commit,
+        print: Option<[u8; 16]>,
+        decide: impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync,
+    ) -> Result<R, Refusal> {
         // Where SKUs are named, the order has mostly reserved nothing yet; a wrong guess is a conflict.
         let (mut guess, mut unanswered) = (about.skus.is_some(), 0);
         for _ in 0..TRIES {
@@ -153,8 +176,9 @@ impl Shelves {
             for sku in &skus {
                 self.fetch(sku, true).await.map_err(unavailable)?;
             }
-            let blank = Commit::new(id.clone(), meta.clone());
-            let Some(handed_over) = self.hand_over(about, &skus, &reservation, blank, print, &decide) else { continue };
+            let Some(handed_over) = self.hand_over(about, &skus, &reservation, blank.clone(), print, &decide) else {
+                continue;
+            };
             match handed_over.committed.await {
                 Ok(_) => {
                     self.keep_snapshots(&handed_over.snapshots).await;
@@ -163,7 +187,9 @@ impl Shelves {
                 Err(failed) => {
                     self.forget(&handed_over.based_on);
                     match failed {
-                        CommitError::AlreadyHandled(reply) => return recall(&reply, print),
+                        CommitError::AlreadyHandled(reply) => {
+                            return print.map_or_else(|| Ok(R::default()), |print| recall(&reply, print));
+                        }
                         CommitError::Conflict { .. } => self.conflicts.inc(),
                         CommitError::Unavailable(_) if unanswered + 1 < UNAVAILABLE_TRIES => {
                             unanswered += 1;
@@ -184,7 +210,7 @@ impl Shelves {
         skus: &[String],
         reservation: &Folded<Reservation>,
         mut commit: Commit,
-        print: [u8; 16],
+        print: Option<[u8; 16]>,
         decide: &(impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync),
     ) -> Option<HandedOver<R>> {
         let mut held = self.lock();
@@ -205,8 +231,13 @@ impl Shelves {
             }
             Err(refusal) => (Change::default(), Err(refusal.clone()), Err(refusal)),
         };
-        commit.reply = Remembered::new(print, reply).encode();
-        commit.appends = self.appends(about, &seen, &streams, &change);
+        match print {
+            Some(print) => commit.reply = Remembered::new(print, reply).encode(),
+            // Only that what the refusal rests on comes true: the fact is not taken in.
+            None if outcome.is_err() => commit = Commit::new(self.process.ids.next().to_string().into(), commit.meta),
+            None => {}
+        }
+        commit.appends.extend(self.appends(about, &seen, &streams, &change));
         let (mut snapshots, mut based_on) = (vec![], Vec::with_capacity(streams.len()));
         for (n, (product, stock)) in streams.into_iter().enumerate() {
             let sold = change.stock.get(n).map_or(&[][..], Vec::as_slice);
@@ -282,6 +313,9 @@ fn streams(sku: &str) -> (StreamId, StreamId) {
     (StreamId::from(format!("{PRODUCT}{sku}")), StreamId::from(format!("stock-{sku}")))
 }
 
+/// What reservation streams are named by, before the order's id.
+pub(crate) const RESERVATION: &str = "reservation-";
+
 fn reservation_stream(order_id: &str) -> StreamId {
-    StreamId::from(format!("reservation-{order_id}"))
+    StreamId::from(format!("{RESERVATION}{order_id}"))
 }

@@ -1,6 +1,6 @@
 //! PURE. How many pieces of a product there are. Totals only: which order holds what is the reservations' to know.
 //!
-//! Available is what was received, less what is reserved; it is never negative.
+//! Available is what was received, less what is reserved and what has left; it is never negative.
 use decider::Decider;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub enum Command {
     Reserve(i64),
     /// Give pieces set aside back.
     Release(i64),
+    /// Take pieces set aside off the books: they have left.
+    Ship(i64),
 }
 
 /// What happened to stock. Quantities are pieces.
@@ -28,6 +30,8 @@ pub enum Event {
     StockReserved { quantity: i64 },
     /// Pieces set aside were given back.
     StockReleased { quantity: i64 },
+    /// Pieces set aside have left.
+    StockShipped { quantity: i64 },
 }
 
 /// Why the rules say no.
@@ -40,7 +44,7 @@ pub enum Rejection {
     },
     /// More than a store can hold.
     TooMuch,
-    /// More would be given back than is set aside.
+    /// More would be given back, or leave, than is set aside.
     NotReserved,
 }
 
@@ -51,13 +55,16 @@ pub struct Stock {
     pub received: i64,
     /// Set aside for orders.
     pub reserved: i64,
+    /// Left with parcels.
+    #[serde(default)]
+    pub shipped: i64,
 }
 
 impl Stock {
     /// How many can be ordered now.
     #[must_use]
     pub fn available(&self) -> i64 {
-        self.received - self.reserved
+        self.received - self.reserved - self.shipped
     }
 }
 
@@ -74,8 +81,11 @@ impl Decider for Stock {
                 Err(Rejection::OutOfStock { available: self.available() })
             }
             Command::Reserve(quantity) => Ok(vec![Event::StockReserved { quantity }]),
-            Command::Release(quantity) if quantity > self.reserved => Err(Rejection::NotReserved),
+            Command::Release(quantity) | Command::Ship(quantity) if quantity > self.reserved => {
+                Err(Rejection::NotReserved)
+            }
             Command::Release(quantity) => Ok(vec![Event::StockReleased { quantity }]),
+            Command::Ship(quantity) => Ok(vec![Event::StockShipped { quantity }]),
         }
     }
 
@@ -84,6 +94,9 @@ impl Decider for Stock {
             Event::StockReceived { quantity } => Stock { received: self.received + quantity, ..self },
             Event::StockReserved { quantity } => Stock { reserved: self.reserved + quantity, ..self },
             Event::StockReleased { quantity } => Stock { reserved: self.reserved - quantity, ..self },
+            Event::StockShipped { quantity } => {
+                Stock { reserved: self.reserved - quantity, shipped: self.shipped + quantity, ..self }
+            }
         }
     }
 }
@@ -111,6 +124,15 @@ mod tests {
         let stock = given::<Stock>([FIVE, THREE_HELD]).when(Command::Release(3)).then([released]);
         assert_eq!(stock.available(), 5);
         given::<Stock>([FIVE, THREE_HELD]).when(Command::Release(4)).then_rejected(&Rejection::NotReserved);
+    }
+
+    #[test]
+    fn what_left_is_off_the_books_for_good() {
+        let shipped = Event::StockShipped { quantity: 3 };
+        let stock = given::<Stock>([FIVE, THREE_HELD]).when(Command::Ship(3)).then([shipped]);
+        assert_eq!((stock.available(), stock.reserved), (2, 0));
+        given::<Stock>([FIVE, THREE_HELD, shipped]).when(Command::Release(1)).then_rejected(&Rejection::NotReserved);
+        given::<Stock>([FIVE]).when(Command::Ship(1)).then_rejected(&Rejection::NotReserved);
     }
 
     #[test]

@@ -15,14 +15,14 @@ use tonic::Status;
 pub const PIECES: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Puts the catalogue on the shelves. The command ids are always the same, so that it happens once, however often the shop
+/// Puts products on the shelves. The command ids are always the same, so that it happens once, however often the shop
 /// is opened, and goes on where it was interrupted.
 ///
 /// # Errors
 /// The first refusal.
-pub async fn stock(process: &Process, inventory: &Transport) -> Result<(), Status> {
+pub async fn stock(process: &Process, inventory: &Transport, products: &[Product]) -> Result<(), Status> {
     let caller = Caller::new("operator:opening", &process.ids, PATIENCE);
-    try_join_all(PRODUCTS.iter().map(|product| put(&caller, inventory, product))).await.map(|_| ())
+    try_join_all(products.iter().map(|product| put(&caller, inventory, product))).await.map(|_| ())
 }
 
 async fn put(

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use clock::Clock;
+use messaging::Bus;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use store::sqlite::Sqlite;
@@ -31,7 +32,9 @@ const MANIFEST: &str = "jangteo.json";
 const LOCK: &str = "jangteo.lock";
 const APPLICATION: &str = "jangteo";
 const VERSION: u32 = 1;
-const FILES: [&str; 6] = ["order", "inventory", "payment", "shipping", "bank", "carrier"];
+/// The stores' files, in the order of [`Stores`], and the bus's.
+const FILES: [&str; 7] = ["order", "inventory", "payment", "shipping", "bank", "carrier", BUS];
+const BUS: &str = "bus";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,18 +79,19 @@ impl Folder {
     /// A sentence naming the file that cannot be opened, and why.
     pub fn stores(&self, clock: &Arc<dyn Clock>) -> anyhow::Result<Stores> {
         let listed = self.manifest()?;
+        let listed_or_not = |name: &str| listed.contains(&name.to_owned());
         // Side by side: opening is waiting for the disk.
-        let opened: Vec<anyhow::Result<Arc<dyn Store>>> = std::thread::scope(|scope| {
-            let listed = &listed;
-            let threads: Vec<_> = FILES
-                .map(|name| scope.spawn(move || self.store(name, listed.contains(&name.to_owned()), clock)))
-                .into();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("opening a file broke"))))
-                .collect()
+        let (opened, bus) = std::thread::scope(|scope| {
+            let bus = scope.spawn(|| self.bus(listed_or_not(BUS)));
+            let threads = FILES.iter().filter(|name| **name != BUS);
+            let threads: Vec<_> =
+                threads.map(|name| scope.spawn(|| self.store(name, listed_or_not(name), clock))).collect();
+            let broke = |_| anyhow!("opening a file broke");
+            let opened: anyhow::Result<Vec<_>> =
+                threads.into_iter().map(|thread| thread.join().map_err(broke).flatten()).collect();
+            (opened, bus.join().map_err(broke).flatten())
         });
-        let mut opened = opened.into_iter().collect::<anyhow::Result<Vec<_>>>()?.into_iter();
+        let mut opened = opened?.into_iter();
         let mut next = || opened.next().expect("one store for each file");
         let stores = Stores {
             order: next(),
@@ -96,11 +100,19 @@ impl Folder {
             shipping: next(),
             bank: next(),
             carrier: next(),
+            bus: bus?,
         };
         if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
             self.write_manifest()?;
         }
         Ok(stores)
+    }
+
+    fn bus(&self, listed: bool) -> anyhow::Result<Arc<dyn Bus>> {
+        let file = self.path.join(format!("{BUS}.db"));
+        let made = listed || file.exists();
+        let bus = if made { messaging::sqlite::Sqlite::open(&file) } else { messaging::sqlite::Sqlite::create(&file) };
+        Ok(Arc::new(bus?))
     }
 
     fn store(&self, name: &str, listed: bool, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {

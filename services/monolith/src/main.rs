@@ -13,7 +13,7 @@ use host::Process;
 use host::health::Health;
 use host::http_server::{self, Limits};
 use monolith::folder::Folder;
-use monolith::shop::{self, Stores, Surroundings};
+use monolith::shop::{self, Pace, Stores, Surroundings};
 use monolith::{catalogue, commands};
 use store::seal;
 use telemetry::logs::{self, Format};
@@ -45,6 +45,14 @@ struct Config {
     /// Port to listen on, on the loopback address; 0 picks a free one
     #[arg(long, env = "JANGTEO_PORT", default_value_t = 8080, value_name = "N")]
     port: u16,
+
+    /// How long after its order was confirmed a parcel is picked up, in milliseconds; until then it can be called off
+    #[arg(long, env = "JANGTEO_PICK_UP_MS", default_value_t = 5_000, value_name = "MS")]
+    pick_up_ms: u64,
+
+    /// How long a parcel is on its way, in milliseconds
+    #[arg(long, env = "JANGTEO_TRANSIT_MS", default_value_t = 5_000, value_name = "MS")]
+    transit_ms: u64,
 
     /// Which log lines are written to standard error, such as `warn` or `info,saga=debug`
     #[arg(long, env = "JANGTEO_LOG", default_value = "info", value_name = "FILTER")]
@@ -122,9 +130,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     let process = Process::on_this_machine();
     let stores = folder.stores(&process.clock)?;
-    let surroundings = Surroundings::simulated(&process, &stores);
+    let pace =
+        Pace { pick_up: Duration::from_millis(config.pick_up_ms), transit: Duration::from_millis(config.transit_ms) };
+    let surroundings = Surroundings::simulated(&process, &stores, pace);
     let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
-    let stocked = catalogue::stock(&process, &shop.inventory).await;
+    let stocked = catalogue::stock(&process, &shop.inventory, &catalogue::PRODUCTS).await;
     stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
     // Before anybody is told that the shop is open: whoever knows may close it.
     let stop = told_to_stop()?;

@@ -1,10 +1,12 @@
 //! The composition root: which adapter stands behind which port. Nothing else in the shop knows more than one service.
 use std::sync::Arc;
+use std::time::Duration;
 
 use clock::Clock;
 use gateway::{Gateway, Limits};
 use host::Process;
 use host::transport::Transport;
+use messaging::{Bus, Messages};
 use order::Neighbours;
 use payment::bank::{Bank, Report};
 use payment::provider::PaymentProvider;
@@ -29,6 +31,8 @@ pub struct Stores {
     pub bank: Arc<dyn Store>,
     /// The carrier's own book.
     pub carrier: Arc<dyn Store>,
+    /// What carries messages between the services.
+    pub bus: Arc<dyn Bus>,
 }
 
 impl Stores {
@@ -43,11 +47,10 @@ impl Stores {
             shipping: store(),
             bank: store(),
             carrier: store(),
+            bus: Arc::new(messaging::memory::Memory::plain()),
         }
     }
-}
 
-impl Stores {
     /// The services' own, each with its name: those whose logs are sealed.
     #[must_use]
     pub fn sealed(&self) -> [(&'static str, &Arc<dyn Store>); 4] {
@@ -73,6 +76,15 @@ impl Stores {
     }
 }
 
+/// How fast parcels are.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long after its order was confirmed a parcel is picked up; until then it can be called off.
+    pub pick_up: Duration,
+    /// How long it is on its way.
+    pub transit: Duration,
+}
+
 /// What stands outside the shop, and between its services.
 pub struct Surroundings {
     /// Who moves money.
@@ -81,6 +93,8 @@ pub struct Surroundings {
     pub reports: mpsc::Receiver<Report>,
     /// Who carries parcels.
     pub carrier: Arc<dyn Carrier>,
+    /// How long after its order was confirmed a parcel is picked up.
+    pub pick_up: Duration,
     /// What stands between a service, by its name, and those who call it: nothing in the product, faults in tests.
     pub between: Box<dyn Fn(&'static str, Transport) -> Transport + Send + Sync>,
 }
@@ -88,10 +102,11 @@ pub struct Surroundings {
 impl Surroundings {
     /// Simulated parties over their own books, and nothing between the services.
     #[must_use]
-    pub fn simulated(process: &Process, stores: &Stores) -> Surroundings {
+    pub fn simulated(process: &Process, stores: &Stores, pace: Pace) -> Surroundings {
         let (bank, reports) = Bank::new(process, stores.bank.clone());
-        let carrier = Arc::new(Simulator::new(process, stores.carrier.clone()));
-        Surroundings { bank: Arc::new(bank), reports, carrier, between: Box::new(|_, transport| transport) }
+        let carrier = Arc::new(Simulator::new(process, stores.carrier.clone(), pace.transit));
+        let between = Box::new(|_, transport| transport);
+        Surroundings { bank: Arc::new(bank), reports, carrier, pick_up: pace.pick_up, between }
     }
 }
 
@@ -108,13 +123,16 @@ pub struct Shop {
 /// # Errors
 /// A sentence, if a saga's definition or a route is refused.
 pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> Result<Shop, String> {
-    let Surroundings { bank, reports, carrier, between } = surroundings;
+    let Surroundings { bank, reports, carrier, pick_up, between } = surroundings;
     let red = Red::new(&process.metrics, "grpc");
-    let inventory = between("inventory", inventory::start(process, stores.inventory.clone(), red.clone()));
-    let payment = between("payment", payment::start(process, stores.payment.clone(), bank, reports, red.clone()));
-    let shipping = between("shipping", shipping::start(process, stores.shipping.clone(), carrier, red.clone()));
+    let messages = Messages::new(process, stores.bus.clone());
+    let inventory = inventory::start(process, stores.inventory.clone(), &messages, red.clone());
+    let payment = payment::start(process, stores.payment.clone(), &messages, (bank, reports), red.clone());
+    let shipping = shipping::start(process, stores.shipping.clone(), &messages, (carrier, pick_up), red.clone());
+    let inventory = between("inventory", inventory);
+    let (payment, shipping) = (between("payment", payment), between("shipping", shipping));
     let neighbours = Neighbours { inventory: inventory.clone(), payment, shipping };
-    let order = order::start(process, stores.order.clone(), neighbours, red)
+    let order = order::start(process, stores.order.clone(), &messages, neighbours, red)
         .map_err(|why| format!("a saga is refused: {why}"))?;
     let upstreams = [
         ("shop.inventory.v1.InventoryService", inventory.clone()),

@@ -72,6 +72,8 @@ pub(crate) fn status(order: &Order) -> OrderStatus {
         Status::Absent => OrderStatus::Unspecified,
         Status::Placed => OrderStatus::Placed,
         Status::Confirmed => OrderStatus::Confirmed,
+        Status::Shipped => OrderStatus::Shipped,
+        Status::Delivered => OrderStatus::Delivered,
         Status::Rejected(_) => OrderStatus::Rejected,
         Status::Cancelled => OrderStatus::Cancelled,
     }

@@ -26,9 +26,12 @@ pub enum Listing {
     },
 }
 
+/// What order streams are named by, before the id.
+pub(crate) const ORDER: &str = "order-";
+
 /// The stream of an order.
 pub(crate) fn order_stream(order_id: &str) -> StreamId {
-    StreamId::from(format!("order-{order_id}"))
+    StreamId::from(format!("{ORDER}{order_id}"))
 }
 
 /// The stream of an order's checkout saga.
@@ -71,6 +74,18 @@ impl Ledger {
         let (store, ids) = (self.store.as_ref(), &self.process.ids);
         match folded::change(store, ids, &order_stream(order_id), None, &Commit::new(id, meta), decide).await {
             // Also if it was confirmed under this command and called off since: to its saga the answer is still yes.
+            Ok(_) => Ok(()),
+            Err(Failed::Rejected(why)) => Err(refusal(why)),
+            Err(Failed::Store(why)) => Err(unavailable(why)),
+        }
+    }
+
+    /// Records what a fact from another service means for an order, in the commit that takes it in.
+    pub(crate) async fn take_in(&self, blank: &Commit, order_id: &str, command: Command) -> Result<(), Refusal> {
+        let command = (command, self.process.clock.now());
+        let decide = |order: &Folded<Order>| order.state.decide(&command).map(Change::only);
+        let (store, ids) = (self.store.as_ref(), &self.process.ids);
+        match folded::change(store, ids, &order_stream(order_id), None, blank, decide).await {
             Ok(_) => Ok(()),
             Err(Failed::Rejected(why)) => Err(refusal(why)),
             Err(Failed::Store(why)) => Err(unavailable(why)),
@@ -134,6 +149,9 @@ pub(crate) fn refusal(why: Rejection) -> Refusal {
             "the order was rejected and everything undone; nothing is left to call off",
         ),
         Rejection::AlreadyEnded => Refusal::precondition("already_ended", "the order has ended"),
+        Rejection::NotOnItsWay => {
+            Refusal::precondition("not_on_its_way", "the order's parcel cannot have left, or arrived")
+        }
         Rejection::TooLate => {
             Refusal::precondition("too_late", "the parcel has left; the order cannot be called off any more")
         }

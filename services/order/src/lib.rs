@@ -7,21 +7,28 @@
 //! | `history` | use cases: the audit trail, and the order as it was |
 //! | `grpc` | driving adapter |
 //! | [`checkout`] | driven adapter: the participants of the sagas in `sagas/*.yaml` |
+//! | `told` | what others are told of orders |
+//! | `heard` | what orders make of what shipping tells |
 //! | [`ledger`] | the streams of orders, and what a saga's end changes in them |
 //! | `settling` | lets a request wait until an order is settled |
 
 pub mod checkout;
 mod grpc;
+mod heard;
 mod history;
 pub mod ledger;
 pub mod order;
 mod service;
 mod settling;
+mod told;
 
 use std::sync::Arc;
 
 use host::Process;
 use host::transport::{Transport, in_process};
+use messaging::Messages;
+use messaging::consumer::Consumer;
+use messaging::relay::Relay;
 use proto::inventory::inventory_service_client::InventoryServiceClient;
 use proto::order::order_service_server::OrderServiceServer;
 use proto::payment::payment_service_client::PaymentServiceClient;
@@ -46,7 +53,13 @@ pub struct Neighbours {
 ///
 /// # Errors
 /// If a saga's definition is refused.
-pub fn start(process: &Process, store: Arc<dyn Store>, neighbours: Neighbours, red: Red) -> Result<Transport, Refused> {
+pub fn start(
+    process: &Process,
+    store: Arc<dyn Store>,
+    messages: &Messages,
+    neighbours: Neighbours,
+    red: Red,
+) -> Result<Transport, Refused> {
     let ledger = ledger::Ledger::new(process, store.clone());
     let calls = Arc::new(checkout::Calls {
         process: process.clone(),
@@ -55,6 +68,9 @@ pub fn start(process: &Process, store: Arc<dyn Store>, neighbours: Neighbours, r
         payment: PaymentServiceClient::new(neighbours.payment),
         shipping: ShippingServiceClient::new(neighbours.shipping),
     });
+    Relay::new(process, store.clone(), messages, "order", told::publicity).start();
+    let heard = Arc::new(heard::Heard(ledger.clone()));
+    Consumer::new(process, store.clone(), messages, ("order", &["shipping-events"]), heard).listen();
     let runner = Runner::new(process, store, calls.clone(), Arc::new(ledger.clone()));
     runner.listen();
     let sagas = checkout::Sagas::load()?;

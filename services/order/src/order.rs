@@ -1,4 +1,4 @@
-//! PURE. An order: placed, then confirmed or rejected or cancelled.
+//! PURE. An order: placed, then rejected, or cancelled, or confirmed, shipped and delivered.
 //!
 //! Before it is confirmed, a wish to call it off decides its end: it can only become cancelled. A confirmed order stays
 //! confirmed while it is being called off, for it may turn out to be too late.
@@ -77,6 +77,10 @@ pub enum Command {
     Cancel,
     /// Its parcel had left before it could be called off.
     RefuseCancellation,
+    /// Its parcel has left.
+    Ship,
+    /// Its parcel has arrived.
+    Deliver,
 }
 
 /// What happened to an order, and when.
@@ -95,6 +99,10 @@ pub enum Event {
     OrderCancellationRefused { at: Timestamp },
     /// It is called off.
     OrderCancelled { at: Timestamp },
+    /// Its parcel has left.
+    OrderShipped { at: Timestamp },
+    /// Its parcel has arrived.
+    OrderDelivered { at: Timestamp },
 }
 
 /// Why the rules say no.
@@ -112,6 +120,8 @@ pub enum Rejection {
     AlreadyEnded,
     /// The parcel has left.
     TooLate,
+    /// Its parcel cannot have left, or arrived, yet or any more.
+    NotOnItsWay,
 }
 
 /// Where an order stands.
@@ -124,6 +134,10 @@ pub enum Status {
     Placed,
     /// Goods, money and parcel are certain.
     Confirmed,
+    /// The parcel has left.
+    Shipped,
+    /// The parcel has arrived.
+    Delivered,
     /// It could not be fulfilled.
     Rejected(Cause),
     /// Called off.
@@ -164,7 +178,7 @@ impl Order {
     #[must_use]
     pub fn settled(&self) -> bool {
         match self.status {
-            Status::Confirmed => self.cancellation != Cancellation::Requested,
+            Status::Confirmed | Status::Shipped | Status::Delivered => self.cancellation != Cancellation::Requested,
             Status::Rejected(_) | Status::Cancelled => true,
             Status::Absent | Status::Placed => false,
         }
@@ -199,15 +213,22 @@ impl Decider for Order {
             (Command::RequestCancellation, _) if self.cancellation == Cancellation::TooLate => Err(Rejection::TooLate),
             (Command::RequestCancellation, Status::Cancelled) => Ok(vec![]),
             (Command::RequestCancellation, _) if cancelling => Ok(vec![]),
+            (Command::RequestCancellation, Status::Shipped | Status::Delivered) => Err(Rejection::TooLate),
             (Command::RequestCancellation, _) => Ok(vec![Event::OrderCancellationRequested { at }]),
 
             (Command::Cancel, Status::Confirmed) if cancelling => Ok(vec![Event::OrderCancelled { at }]),
-            (Command::RefuseCancellation, Status::Confirmed) if cancelling => {
+            (Command::RefuseCancellation, Status::Confirmed | Status::Shipped | Status::Delivered) if cancelling => {
                 Ok(vec![Event::OrderCancellationRefused { at }])
             }
             (Command::Cancel, Status::Cancelled) => Ok(vec![]),
             (Command::RefuseCancellation, _) if self.cancellation == Cancellation::TooLate => Ok(vec![]),
             (Command::Cancel | Command::RefuseCancellation, _) => Err(Rejection::AlreadyEnded),
+
+            (Command::Ship, Status::Confirmed) => Ok(vec![Event::OrderShipped { at }]),
+            (Command::Ship, Status::Shipped | Status::Delivered) => Ok(vec![]),
+            (Command::Deliver, Status::Shipped) => Ok(vec![Event::OrderDelivered { at }]),
+            (Command::Deliver, Status::Delivered) => Ok(vec![]),
+            (Command::Ship | Command::Deliver, _) => Err(Rejection::NotOnItsWay),
         }
     }
 
@@ -240,6 +261,14 @@ impl Decider for Order {
             }
             Event::OrderCancelled { at } => {
                 (self.status, self.cancellation) = (Status::Cancelled, Cancellation::Done);
+                *at
+            }
+            Event::OrderShipped { at } => {
+                self.status = Status::Shipped;
+                *at
+            }
+            Event::OrderDelivered { at } => {
+                self.status = Status::Delivered;
                 *at
             }
         };
@@ -305,6 +334,33 @@ mod tests {
         given::<Order>([placed(), CONFIRMED, WANTED, late])
             .when(at(Command::RequestCancellation))
             .then_rejected(&Rejection::TooLate);
+    }
+
+    #[test]
+    fn a_confirmed_order_is_shipped_and_delivered_once() {
+        let (shipped, delivered) = (Event::OrderShipped { at: AT }, Event::OrderDelivered { at: AT });
+        given::<Order>([placed(), CONFIRMED]).when(at(Command::Ship)).then([shipped.clone()]);
+        let left = [placed(), CONFIRMED, shipped];
+        given::<Order>(left.clone()).when(at(Command::Ship)).then_nothing();
+        let order = given::<Order>(left).when(at(Command::Deliver)).then([delivered]);
+        assert_eq!((order.settled(), order.decide(&at(Command::Deliver))), (true, Ok(vec![])));
+        given::<Order>([placed(), CONFIRMED]).when(at(Command::Deliver)).then_rejected(&Rejection::NotOnItsWay);
+        given::<Order>([placed()]).when(at(Command::Ship)).then_rejected(&Rejection::NotOnItsWay);
+        given::<Order>([placed(), WANTED, CANCELLED]).when(at(Command::Ship)).then_rejected(&Rejection::NotOnItsWay);
+    }
+
+    #[test]
+    fn an_order_whose_parcel_has_left_is_not_called_off() {
+        let shipped = Event::OrderShipped { at: AT };
+        given::<Order>([placed(), CONFIRMED, shipped.clone()])
+            .when(at(Command::RequestCancellation))
+            .then_rejected(&Rejection::TooLate);
+        // Asked for just before it left: the carrier had it.
+        let racing = || given::<Order>([placed(), CONFIRMED, WANTED, shipped.clone()]);
+        racing().when(at(Command::Cancel)).then_rejected(&Rejection::AlreadyEnded);
+        let late = Event::OrderCancellationRefused { at: AT };
+        let order = racing().when(at(Command::RefuseCancellation)).then([late]);
+        assert_eq!((&order.status, order.settled()), (&Status::Shipped, true));
     }
 
     #[test]

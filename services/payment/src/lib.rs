@@ -13,12 +13,15 @@ mod grpc;
 pub mod payment;
 pub mod provider;
 pub mod service;
+mod told;
 
 use std::sync::Arc;
 
 use host::Process;
 use host::error::Refusal;
 use host::transport::{Transport, in_process};
+use messaging::Messages;
+use messaging::relay::Relay;
 use proto::payment::payment_service_server::PaymentServiceServer;
 use store::Store;
 use telemetry::metrics::Red;
@@ -32,10 +35,11 @@ use service::Payments;
 pub fn start(
     process: &Process,
     store: Arc<dyn Store>,
-    bank: Arc<dyn PaymentProvider>,
-    reports: mpsc::Receiver<Report>,
+    messages: &Messages,
+    (bank, reports): (Arc<dyn PaymentProvider>, mpsc::Receiver<Report>),
     red: Red,
 ) -> Transport {
+    Relay::new(process, store.clone(), messages, "payment", told::publicity).start();
     let payments = Payments::new(process, store, bank);
     payments.listen();
     process.tasks.spawn_until_stop(hear(payments.clone(), reports));

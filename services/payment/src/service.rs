@@ -10,7 +10,7 @@ use host::call::Caller;
 use host::error::Refusal;
 use host::{Process, check};
 use proto::payment::{ChargePaymentRequest, ChargePaymentResponse, RefundPaymentRequest, RefundPaymentResponse};
-use saga::participant::{Asking, Participant, in_progress};
+use saga::participant::{Asking, Awaits, Participant, in_progress};
 use store::folded::Folded;
 use store::{Meta, Store, StreamId};
 
@@ -23,8 +23,11 @@ pub const BANK_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub const LEASE: Duration = Duration::from_millis(3_500);
 
 impl Asking for Payment {
-    fn open(&self) -> bool {
-        matches!(self.stage, Stage::Charging | Stage::Refunding { .. })
+    fn awaits(&self) -> Awaits {
+        match self.stage {
+            Stage::Charging | Stage::Refunding { .. } => Awaits::Answer,
+            _ => Awaits::Nothing,
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! The port to whoever carries parcels, and a carrier to try things with: an outside party with a book of its own,
 //! idempotent by key.
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use clock::Timestamp;
 use decider::Decider;
 use host::Process;
 use serde::{Deserialize, Serialize};
 use store::folded::{self, Change, Done, Failed, Folded};
 use store::{Commit, Meta, Store, StreamId};
 
-use crate::shipment::{Booked, Parcel};
+use crate::shipment::{Booked, Parcel, PickedUp};
 
 /// The carrier did not answer: whether it did what was asked is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +24,15 @@ pub trait Carrier: Send + Sync + 'static {
     /// Books a parcel, once per key.
     async fn book(&self, parcel: &Parcel) -> Result<Booked, NoAnswer>;
 
-    /// Calls a parcel off, whether or not it was booked: after it, a booking with this key is never made.
-    async fn cancel(&self, key: &str) -> Result<(), NoAnswer>;
+    /// Calls a parcel off, whether or not it was booked: after it, a booking with this key is never made. If it was picked
+    /// up before, it has left.
+    async fn cancel(&self, key: &str) -> Result<PickedUp, NoAnswer>;
+
+    /// Picks a parcel up that has a label, once, unless it was called off before.
+    async fn pick_up(&self, key: &str) -> Result<PickedUp, NoAnswer>;
+
+    /// Whether a parcel that has left was delivered.
+    async fn delivered(&self, key: &str) -> Result<bool, NoAnswer>;
 }
 
 /// The countries that the simulated carrier serves.
@@ -41,6 +50,13 @@ pub enum Entry {
     },
     /// Called off.
     CalledOff {},
+    /// It left.
+    PickedUp {
+        /// When it is expected to arrive.
+        expected: Timestamp,
+    },
+    /// It arrived.
+    Delivered {},
 }
 
 /// What the book says of one key.
@@ -55,6 +71,16 @@ pub enum Booking {
     Refused,
     /// Called off, before or after.
     CalledOff,
+    /// It left.
+    PickedUp {
+        /// When it is expected to arrive.
+        expected: Timestamp,
+    },
+    /// It arrived.
+    Delivered {
+        /// When it was expected to.
+        expected: Timestamp,
+    },
 }
 
 /// What the carrier is asked.
@@ -64,6 +90,10 @@ pub enum Ask {
     Book(String),
     /// To call it off.
     Cancel,
+    /// To pick it up, to arrive at this moment.
+    PickUp(Timestamp),
+    /// Whether it arrived by now.
+    Track(Timestamp),
 }
 
 impl Decider for Booking {
@@ -76,15 +106,20 @@ impl Decider for Booking {
             (Ask::Book(country), Booking::Unknown) if SERVED.contains(&country.as_str()) => vec![Entry::Labelled {}],
             (Ask::Book(country), Booking::Unknown) => vec![Entry::Refused { country: country.clone() }],
             (Ask::Cancel, Booking::Unknown | Booking::Labelled) => vec![Entry::CalledOff {}],
-            (Ask::Book(_) | Ask::Cancel, _) => vec![],
+            (Ask::PickUp(expected), Booking::Labelled) => vec![Entry::PickedUp { expected: *expected }],
+            (Ask::Track(now), Booking::PickedUp { expected }) if now >= expected => vec![Entry::Delivered {}],
+            (Ask::Book(_) | Ask::Cancel | Ask::PickUp(_) | Ask::Track(_), _) => vec![],
         })
     }
 
     fn evolve(self, entry: &Entry) -> Booking {
-        match entry {
-            Entry::Labelled {} => Booking::Labelled,
-            Entry::Refused { .. } => Booking::Refused,
-            Entry::CalledOff {} => Booking::CalledOff,
+        match (entry, self) {
+            (Entry::Labelled {}, _) => Booking::Labelled,
+            (Entry::Refused { .. }, _) => Booking::Refused,
+            (Entry::CalledOff {}, _) => Booking::CalledOff,
+            (Entry::PickedUp { expected }, _) => Booking::PickedUp { expected: *expected },
+            (Entry::Delivered {}, Booking::PickedUp { expected }) => Booking::Delivered { expected },
+            (Entry::Delivered {}, before) => before,
         }
     }
 }
@@ -94,13 +129,14 @@ impl Decider for Booking {
 pub struct Simulator {
     process: Process,
     book: Arc<dyn Store>,
+    transit: Duration,
 }
 
 impl Simulator {
-    /// A carrier over its book.
+    /// A carrier over its book, whose parcels are on their way for as long as `transit`.
     #[must_use]
-    pub fn new(process: &Process, book: Arc<dyn Store>) -> Simulator {
-        Simulator { process: process.clone(), book }
+    pub fn new(process: &Process, book: Arc<dyn Store>, transit: Duration) -> Simulator {
+        Simulator { process: process.clone(), book, transit }
     }
 
     async fn ask(&self, key: &str, ask: Ask) -> Result<Booking, NoAnswer> {
@@ -108,6 +144,8 @@ impl Simulator {
         let id = match &ask {
             Ask::Book(_) => key.to_owned(),
             Ask::Cancel => format!("{key}/cancel"),
+            Ask::PickUp(_) => format!("{key}/pick-up"),
+            Ask::Track(_) => format!("{key}/delivery"),
         };
         let decide = |booking: &Folded<Booking>| booking.state.decide(&ask).map(Change::only);
         let (book, ids) = (self.book.as_ref(), &self.process.ids);
@@ -127,16 +165,42 @@ impl Simulator {
 impl Carrier for Simulator {
     async fn book(&self, parcel: &Parcel) -> Result<Booked, NoAnswer> {
         match self.ask(&parcel.key, Ask::Book(parcel.address.country.clone())).await? {
-            Booking::Labelled => Ok(Booked::Labelled { tracking_number: tracking_number(&parcel.key) }),
+            Booking::Labelled | Booking::PickedUp { .. } | Booking::Delivered { .. } => {
+                Ok(Booked::Labelled { tracking_number: tracking_number(&parcel.key) })
+            }
             Booking::Refused => Ok(Booked::Refused { reason: "country_not_served".to_owned() }),
             Booking::CalledOff => Ok(Booked::CalledOff {}),
-            Booking::Unknown => Err(NoAnswer("the book forgot what was just written".to_owned())),
+            Booking::Unknown => Err(forgot()),
         }
     }
 
-    async fn cancel(&self, key: &str) -> Result<(), NoAnswer> {
-        self.ask(key, Ask::Cancel).await.map(|_| ())
+    async fn cancel(&self, key: &str) -> Result<PickedUp, NoAnswer> {
+        match self.ask(key, Ask::Cancel).await? {
+            Booking::PickedUp { expected } | Booking::Delivered { expected } => Ok(PickedUp::Left { expected }),
+            Booking::Refused | Booking::CalledOff => Ok(PickedUp::CalledOff),
+            Booking::Unknown | Booking::Labelled => Err(forgot()),
+        }
     }
+
+    async fn pick_up(&self, key: &str) -> Result<PickedUp, NoAnswer> {
+        let expected = self.process.clock.now().after(self.transit);
+        match self.ask(key, Ask::PickUp(expected)).await? {
+            Booking::PickedUp { expected } | Booking::Delivered { expected } => Ok(PickedUp::Left { expected }),
+            Booking::CalledOff => Ok(PickedUp::CalledOff),
+            Booking::Unknown | Booking::Labelled | Booking::Refused => {
+                Err(NoAnswer(format!("{key} has no label and cannot be picked up")))
+            }
+        }
+    }
+
+    async fn delivered(&self, key: &str) -> Result<bool, NoAnswer> {
+        let booking = self.ask(key, Ask::Track(self.process.clock.now())).await?;
+        Ok(matches!(booking, Booking::Delivered { .. }))
+    }
+}
+
+fn forgot() -> NoAnswer {
+    NoAnswer("the book forgot what was just written".to_owned())
 }
 
 /// The same key has the same number, without a look into the book (FNV-1a, 64 bits).

@@ -45,19 +45,19 @@ impl ShippingService for Grpc {
         if shipment == Shipment::default() {
             return Err(Refusal::not_found(format!("no shipment was asked for order {order_id}")).into());
         }
-        Ok(Response::new(GetShipmentResponse { shipment: Some(message(order_id, shipment.stage)) }))
+        Ok(Response::new(GetShipmentResponse { shipment: Some(message(order_id, shipment)) }))
     }
 }
 
-fn message(order_id: String, stage: Stage) -> Message {
-    let (status, tracking_number) = match stage {
-        Stage::Untouched | Stage::Requested => (ShipmentStatus::Pending, String::new()),
-        Stage::Created { tracking_number } => (ShipmentStatus::Created, tracking_number),
-        Stage::Refused { .. } => (ShipmentStatus::Refused, String::new()),
-        Stage::Cancelling { .. } => (ShipmentStatus::Cancelling, String::new()),
-        Stage::Cancelled => (ShipmentStatus::Cancelled, String::new()),
-        Stage::Dispatched { tracking_number } => (ShipmentStatus::Dispatched, tracking_number),
-        Stage::Delivered { tracking_number } => (ShipmentStatus::Delivered, tracking_number),
+fn message(order_id: String, shipment: Shipment) -> Message {
+    let status = match shipment.stage {
+        Stage::Untouched | Stage::Requested => ShipmentStatus::Pending,
+        Stage::Created | Stage::Waiting { .. } => ShipmentStatus::Created,
+        Stage::Refused { .. } => ShipmentStatus::Refused,
+        Stage::Cancelling { .. } => ShipmentStatus::Cancelling,
+        Stage::Cancelled => ShipmentStatus::Cancelled,
+        Stage::Dispatched { .. } => ShipmentStatus::Dispatched,
+        Stage::Delivered => ShipmentStatus::Delivered,
     };
-    Message { order_id, status: status.into(), tracking_number }
+    Message { order_id, status: status.into(), tracking_number: shipment.tracking_number }
 }

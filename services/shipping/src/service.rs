@@ -9,9 +9,9 @@ use host::call::Caller;
 use host::error::Refusal;
 use host::{Process, check};
 use proto::shipping::{CancelShipmentRequest, CancelShipmentResponse, CreateShipmentRequest, CreateShipmentResponse};
-use saga::participant::{Asking, Participant, in_progress};
+use saga::participant::{Asking, Awaits, Participant, in_progress};
 use store::folded::Folded;
-use store::{Meta, Store, StreamId};
+use store::{Commit, Meta, Store, StreamId};
 
 use crate::carrier::Carrier;
 use crate::shipment::{Address, Command, Parcel, Rejection, Shipment, Stage};
@@ -22,22 +22,31 @@ pub const CARRIER_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub const LEASE: Duration = Duration::from_millis(2_000);
 
 impl Asking for Shipment {
-    fn open(&self) -> bool {
-        matches!(self.stage, Stage::Requested | Stage::Cancelling { .. })
+    fn awaits(&self) -> Awaits {
+        match self.stage {
+            Stage::Requested | Stage::Cancelling { .. } => Awaits::Answer,
+            Stage::Waiting { at } => Awaits::Moment(at),
+            Stage::Dispatched { expected } => Awaits::Moment(expected),
+            _ => Awaits::Nothing,
+        }
     }
 }
 
 /// The shipments of the shop. Clones share them.
 #[derive(Clone)]
 pub struct Shipments {
+    process: Process,
     shipments: Participant<Shipment>,
     carrier: Arc<dyn Carrier>,
+    pick_up: Duration,
 }
 
 impl Shipments {
-    /// Shipments over the service's store and a carrier.
-    pub fn new(process: &Process, store: Arc<dyn Store>, carrier: Arc<dyn Carrier>) -> Shipments {
-        Shipments { shipments: Participant::new(process, store, "shipment", CARRIER_TIMEOUT, LEASE), carrier }
+    /// Shipments over the service's store and a carrier, who is asked for a parcel as long as `pick_up` after its order was
+    /// confirmed: until then it can be called off.
+    pub fn new(process: &Process, store: Arc<dyn Store>, carrier: Arc<dyn Carrier>, pick_up: Duration) -> Shipments {
+        let shipments = Participant::new(process, store, "shipment", CARRIER_TIMEOUT, LEASE);
+        Shipments { process: process.clone(), shipments, carrier, pick_up }
     }
 
     /// Listens to timers until the process stops.
@@ -63,9 +72,9 @@ impl Shipments {
         let key = caller.command()?.to_string();
         let shipment = self.carry_out(caller, &request.order_id, &Command::Create(Parcel { key, address })).await?;
         match shipment.stage {
-            Stage::Created { tracking_number }
-            | Stage::Dispatched { tracking_number }
-            | Stage::Delivered { tracking_number } => Ok(CreateShipmentResponse { tracking_number }),
+            Stage::Created | Stage::Waiting { .. } | Stage::Dispatched { .. } | Stage::Delivered => {
+                Ok(CreateShipmentResponse { tracking_number: shipment.tracking_number })
+            }
             Stage::Refused { reason } => {
                 Err(Refusal::precondition(reason, "the carrier does not serve the country of the address"))
             }
@@ -86,7 +95,30 @@ impl Shipments {
         check::id("order_id", &request.order_id)?;
         let key = caller.command()?.to_string();
         let shipment = self.carry_out(caller, &request.order_id, &Command::Cancel { key }).await?;
-        if shipment.stage == Stage::Cancelled { Ok(CancelShipmentResponse {}) } else { Err(in_progress()) }
+        match shipment.stage {
+            Stage::Cancelled => Ok(CancelShipmentResponse {}),
+            Stage::Dispatched { .. } | Stage::Delivered => Err(Rejection::TooLate.into()),
+            _ => Err(in_progress()),
+        }
+    }
+
+    /// The order is confirmed: its parcel can be picked up.
+    ///
+    /// # Errors
+    /// `no_parcel`, or UNAVAILABLE.
+    pub async fn dispatch(&self, blank: &Commit, order_id: &str) -> Result<(), Refusal> {
+        let now = self.process.clock.now();
+        let command = Command::Dispatch { at: now.after(self.pick_up) };
+        if let Some((stream, shipment)) = self.shipments.take_in(blank, order_id, &command).await?
+            && self.pick_up.is_zero()
+        {
+            let (this, origin) = (self.clone(), blank.meta.clone());
+            self.process.tasks.spawn(async move {
+                // What is not settled here, the timer settles.
+                let _ = this.settle(&stream, shipment, &origin).await;
+            });
+        }
+        Ok(())
     }
 
     /// The shipment of an order.
@@ -116,20 +148,30 @@ impl Shipments {
         origin: &Meta,
     ) -> Result<Folded<Shipment>, Refusal> {
         loop {
-            let Shipment { stage, parcel } = shipment.state.clone();
-            let key = &parcel.key;
+            let Shipment { stage, parcel, .. } = shipment.state.clone();
+            let (key, now) = (&parcel.key, self.process.clock.now());
             let (id, outcome) = match &stage {
                 Stage::Requested => {
-                    (key, Command::SettleCreate(self.shipments.patiently(self.carrier.book(&parcel)).await?))
+                    (key.clone(), Command::SettleCreate(self.shipments.patiently(self.carrier.book(&parcel)).await?))
                 }
                 Stage::Cancelling { key: cancel } => {
-                    self.shipments.patiently(self.carrier.cancel(key)).await?;
-                    (cancel, Command::SettleCancel)
+                    let outcome = self.shipments.patiently(self.carrier.cancel(key)).await?;
+                    (cancel.clone(), Command::SettleCancel(outcome))
+                }
+                Stage::Waiting { at } if now >= *at => {
+                    let outcome = self.shipments.patiently(self.carrier.pick_up(key)).await?;
+                    (format!("{key}/pick-up"), Command::SettlePickUp(outcome))
+                }
+                Stage::Dispatched { expected } if now >= *expected => {
+                    if !self.shipments.patiently(self.carrier.delivered(key)).await? {
+                        return Ok(shipment);
+                    }
+                    (format!("{key}/delivery"), Command::SettleDelivery)
                 }
                 _ => return Ok(shipment),
             };
             // Danger: killed here, the carrier has acted and nothing says so but the intent. Its timer asks by the same key.
-            shipment = self.shipments.record(stream, shipment, id, &outcome, origin).await?;
+            shipment = self.shipments.record(stream, shipment, &id, &outcome, origin).await?;
             tracing::info!(stage = shipment.state.stage.word(), "shipment settled");
         }
     }

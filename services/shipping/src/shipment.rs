@@ -1,7 +1,10 @@
-//! PURE. The shipment of an order: at most one parcel, which can be called off until it has left.
+//! PURE. The shipment of an order: at most one parcel, which can be called off until the carrier has it.
+//!
+//! Whether it was called off or has left is the carrier's to say; the shipment records who was first.
 //!
 //! What the carrier is asked for is recorded before it is asked (the intent), and again when it has answered. "Cancelled
 //! before created" is a state like any other: a shipment that is asked for after it is refused.
+use clock::Timestamp;
 use decider::Decider;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +49,18 @@ pub enum Booked {
     CalledOff {},
 }
 
+/// What became of a parcel that was to be picked up, or called off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PickedUp {
+    /// It has left.
+    Left {
+        /// When it is expected to arrive.
+        expected: Timestamp,
+    },
+    /// It was called off, and will never leave.
+    CalledOff,
+}
+
 /// What is asked of a shipment.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -58,12 +73,17 @@ pub enum Command {
         /// The command id.
         key: String,
     },
-    /// The carrier called it off.
-    SettleCancel,
-    /// The parcel left.
-    Dispatch,
-    /// The parcel arrived.
-    Deliver,
+    /// The carrier answered about calling it off.
+    SettleCancel(PickedUp),
+    /// The order is confirmed: the parcel can be picked up.
+    Dispatch {
+        /// From when on.
+        at: Timestamp,
+    },
+    /// The carrier answered about picking it up.
+    SettlePickUp(PickedUp),
+    /// The carrier delivered it.
+    SettleDelivery,
 }
 
 /// What happened to a shipment.
@@ -80,8 +100,10 @@ pub enum Event {
     ShipmentCancelRequested { key: String },
     /// There is no parcel, and there will be none.
     ShipmentCancelled {},
+    /// The carrier is to be asked to pick it up.
+    PickUpScheduled { at: Timestamp },
     /// The parcel left.
-    ShipmentDispatched {},
+    ShipmentDispatched { expected: Timestamp },
     /// The parcel arrived.
     ShipmentDelivered {},
 }
@@ -107,10 +129,12 @@ pub enum Stage {
     Untouched,
     /// The carrier was asked for a label.
     Requested,
-    /// It has a label and waits.
-    Created {
-        /// The tracking number.
-        tracking_number: String,
+    /// It has a label and waits for the order to be confirmed.
+    Created,
+    /// It is to be picked up.
+    Waiting {
+        /// From when on.
+        at: Timestamp,
     },
     /// The carrier refused.
     Refused {
@@ -126,14 +150,11 @@ pub enum Stage {
     Cancelled,
     /// It left.
     Dispatched {
-        /// The tracking number.
-        tracking_number: String,
+        /// When it is expected to arrive.
+        expected: Timestamp,
     },
     /// It arrived.
-    Delivered {
-        /// The tracking number.
-        tracking_number: String,
-    },
+    Delivered,
 }
 
 impl Stage {
@@ -143,12 +164,13 @@ impl Stage {
         match self {
             Stage::Untouched => "untouched",
             Stage::Requested => "requested",
-            Stage::Created { .. } => "created",
+            Stage::Created => "created",
+            Stage::Waiting { .. } => "waiting",
             Stage::Refused { .. } => "refused",
             Stage::Cancelling { .. } => "cancelling",
             Stage::Cancelled => "cancelled",
             Stage::Dispatched { .. } => "dispatched",
-            Stage::Delivered { .. } => "delivered",
+            Stage::Delivered => "delivered",
         }
     }
 }
@@ -160,6 +182,8 @@ pub struct Shipment {
     pub stage: Stage,
     /// What is to be sent, if anything is.
     pub parcel: Parcel,
+    /// The carrier's tracking number; empty until there is a label.
+    pub tracking_number: String,
 }
 
 impl Decider for Shipment {
@@ -186,42 +210,55 @@ impl Decider for Shipment {
             (Command::SettleCreate(_), _) => Ok(vec![]),
 
             (Command::Cancel { .. }, Stage::Untouched | Stage::Refused { .. }) => Ok(vec![Event::ShipmentCancelled {}]),
-            (Command::Cancel { key }, Stage::Requested | Stage::Created { .. }) => {
+            (Command::Cancel { key }, Stage::Requested | Stage::Created | Stage::Waiting { .. }) => {
                 Ok(vec![Event::ShipmentCancelRequested { key: key.clone() }])
             }
             (Command::Cancel { .. }, Stage::Cancelling { .. } | Stage::Cancelled) => Ok(vec![]),
-            (Command::Cancel { .. }, Stage::Dispatched { .. } | Stage::Delivered { .. }) => Err(Rejection::TooLate),
+            (Command::Cancel { .. }, Stage::Dispatched { .. } | Stage::Delivered) => Err(Rejection::TooLate),
 
-            (Command::SettleCancel, Stage::Cancelling { .. }) => Ok(vec![Event::ShipmentCancelled {}]),
-            (Command::SettleCancel, Stage::Cancelled) => Ok(vec![]),
-            (Command::SettleCancel, _) => Err(Rejection::NoParcel),
+            (Command::Dispatch { at }, Stage::Created) => Ok(vec![Event::PickUpScheduled { at: *at }]),
+            (Command::Dispatch { .. }, Stage::Untouched | Stage::Requested | Stage::Refused { .. }) => {
+                Err(Rejection::NoParcel)
+            }
+            // It is on its way, or it is being called off since the order was confirmed.
+            (Command::Dispatch { .. }, _) => Ok(vec![]),
 
-            (Command::Dispatch, Stage::Created { .. }) => Ok(vec![Event::ShipmentDispatched {}]),
-            (Command::Dispatch, Stage::Dispatched { .. } | Stage::Delivered { .. }) => Ok(vec![]),
-            (Command::Deliver, Stage::Dispatched { .. }) => Ok(vec![Event::ShipmentDelivered {}]),
-            (Command::Deliver, Stage::Delivered { .. }) => Ok(vec![]),
-            (Command::Dispatch | Command::Deliver, _) => Err(Rejection::NoParcel),
+            // Both ask the carrier about the same parcel: whichever answer comes first tells how it was decided there.
+            (Command::SettlePickUp(outcome), Stage::Waiting { .. } | Stage::Cancelling { .. })
+            | (Command::SettleCancel(outcome), Stage::Cancelling { .. }) => Ok(vec![match *outcome {
+                PickedUp::Left { expected } => Event::ShipmentDispatched { expected },
+                PickedUp::CalledOff => Event::ShipmentCancelled {},
+            }]),
+            (
+                Command::SettlePickUp(_) | Command::SettleCancel(_),
+                Stage::Cancelled | Stage::Dispatched { .. } | Stage::Delivered,
+            ) => Ok(vec![]),
+            (Command::SettlePickUp(_) | Command::SettleCancel(_), _) => Err(Rejection::NoParcel),
+
+            (Command::SettleDelivery, Stage::Dispatched { .. }) => Ok(vec![Event::ShipmentDelivered {}]),
+            (Command::SettleDelivery, Stage::Delivered) => Ok(vec![]),
+            (Command::SettleDelivery, _) => Err(Rejection::NoParcel),
         }
     }
 
-    fn evolve(self, event: &Event) -> Shipment {
-        let stage = match (event, self.stage) {
-            (Event::ShipmentRequested { parcel }, _) => {
-                return Shipment { stage: Stage::Requested, parcel: parcel.clone() };
+    fn evolve(mut self, event: &Event) -> Shipment {
+        self.stage = match event {
+            Event::ShipmentRequested { parcel } => {
+                self.parcel = parcel.clone();
+                Stage::Requested
             }
-            (Event::ShipmentCreated { tracking_number }, _) => {
-                Stage::Created { tracking_number: tracking_number.clone() }
+            Event::ShipmentCreated { tracking_number } => {
+                self.tracking_number.clone_from(tracking_number);
+                Stage::Created
             }
-            (Event::ShipmentRefused { reason }, _) => Stage::Refused { reason: reason.clone() },
-            (Event::ShipmentCancelRequested { key }, _) => Stage::Cancelling { key: key.clone() },
-            (Event::ShipmentCancelled {}, _) => Stage::Cancelled,
-            (Event::ShipmentDispatched {}, Stage::Created { tracking_number }) => Stage::Dispatched { tracking_number },
-            (Event::ShipmentDelivered {}, Stage::Dispatched { tracking_number }) => {
-                Stage::Delivered { tracking_number }
-            }
-            (Event::ShipmentDispatched {} | Event::ShipmentDelivered {}, stage) => stage,
+            Event::ShipmentRefused { reason } => Stage::Refused { reason: reason.clone() },
+            Event::ShipmentCancelRequested { key } => Stage::Cancelling { key: key.clone() },
+            Event::ShipmentCancelled {} => Stage::Cancelled,
+            Event::PickUpScheduled { at } => Stage::Waiting { at: *at },
+            Event::ShipmentDispatched { expected } => Stage::Dispatched { expected: *expected },
+            Event::ShipmentDelivered {} => Stage::Delivered,
         };
-        Shipment { stage, parcel: self.parcel }
+        self
     }
 }
 
@@ -274,7 +311,9 @@ mod tests {
     fn a_parcel_is_called_off_once() {
         given::<Shipment>([requested(), created()]).when(cancel()).then([cancelling()]);
         given::<Shipment>([requested(), created(), cancelling()]).when(cancel()).then_nothing();
-        given::<Shipment>([requested(), cancelling()]).when(Command::SettleCancel).then([Event::ShipmentCancelled {}]);
+        given::<Shipment>([requested(), cancelling()])
+            .when(Command::SettleCancel(PickedUp::CalledOff))
+            .then([Event::ShipmentCancelled {}]);
         given::<Shipment>([requested(), cancelling()]).when(labelled()).then_nothing();
     }
 
@@ -288,21 +327,43 @@ mod tests {
             .then_rejected(&Rejection::AlreadyCancelled);
     }
 
+    const AT: Timestamp = Timestamp(7);
+    const EXPECTED: Timestamp = Timestamp(9);
+    const SCHEDULED: Event = Event::PickUpScheduled { at: AT };
+    const LEFT: Event = Event::ShipmentDispatched { expected: EXPECTED };
+    const DISPATCH: Command = Command::Dispatch { at: AT };
+    const PICKED_UP: PickedUp = PickedUp::Left { expected: EXPECTED };
+
     #[test]
     fn a_parcel_that_has_left_cannot_be_called_off() {
-        let left = [requested(), created(), Event::ShipmentDispatched {}];
+        let left = [requested(), created(), SCHEDULED, LEFT];
         given::<Shipment>(left.clone()).when(cancel()).then_rejected(&Rejection::TooLate);
-        given::<Shipment>(left.clone()).when(Command::Deliver).then([Event::ShipmentDelivered {}]);
-        let arrived = left.into_iter().chain([Event::ShipmentDelivered {}]);
-        given::<Shipment>(arrived).when(cancel()).then_rejected(&Rejection::TooLate);
+        let arrived = given::<Shipment>(left).when(Command::SettleDelivery).then([Event::ShipmentDelivered {}]);
+        assert_eq!(arrived.decide(&cancel()), Err(Rejection::TooLate));
+        assert_eq!(arrived.decide(&Command::SettleDelivery), Ok(vec![]));
     }
 
     #[test]
     fn only_a_labelled_parcel_leaves_and_only_one_that_left_arrives() {
-        given::<Shipment>([requested(), created()]).when(Command::Dispatch).then([Event::ShipmentDispatched {}]);
-        for early in [vec![], vec![requested()], vec![requested(), created(), cancelling()]] {
-            given::<Shipment>(early).when(Command::Dispatch).then_rejected(&Rejection::NoParcel);
+        given::<Shipment>([requested(), created()]).when(DISPATCH).then([SCHEDULED]);
+        given::<Shipment>([requested(), created(), SCHEDULED]).when(Command::SettlePickUp(PICKED_UP)).then([LEFT]);
+        for early in [vec![], vec![requested()]] {
+            given::<Shipment>(early).when(DISPATCH).then_rejected(&Rejection::NoParcel);
         }
-        given::<Shipment>([requested(), created()]).when(Command::Deliver).then_rejected(&Rejection::NoParcel);
+        given::<Shipment>([requested(), created()]).when(Command::SettleDelivery).then_rejected(&Rejection::NoParcel);
+        for late in [vec![SCHEDULED], vec![cancelling()], vec![SCHEDULED, LEFT]] {
+            given::<Shipment>([requested(), created()].into_iter().chain(late)).when(DISPATCH).then_nothing();
+        }
+    }
+
+    #[test]
+    fn a_cancel_racing_a_pick_up_has_the_winner_that_the_carrier_names() {
+        let racing = || given::<Shipment>([requested(), created(), SCHEDULED, cancelling()]);
+        racing().when(Command::SettlePickUp(PICKED_UP)).then([LEFT]);
+        racing().when(Command::SettleCancel(PICKED_UP)).then([LEFT]);
+        let called_off = [Event::ShipmentCancelled {}];
+        let off = racing().when(Command::SettleCancel(PickedUp::CalledOff)).then(called_off.clone());
+        assert_eq!(off.decide(&Command::SettlePickUp(PickedUp::CalledOff)), Ok(vec![]));
+        racing().when(Command::SettlePickUp(PickedUp::CalledOff)).then(called_off);
     }
 }

@@ -1,7 +1,7 @@
 //! The books of the shop, read from the stores: money, goods and parcels of every order fit its status.
 use std::collections::BTreeMap;
 
-use inventory::reservation::Reservation;
+use inventory::reservation::{self, Reservation};
 use inventory::stock::Stock;
 use monolith::shop::Stores;
 use order::order::{Order, Status};
@@ -16,7 +16,9 @@ pub struct Page {
     pub debits: usize,
     pub credits: usize,
     pub holding: bool,
+    pub shipped: bool,
     pub parcels: usize,
+    pub delivered: usize,
 }
 
 /// Every stream that starts with `prefix`.
@@ -47,9 +49,12 @@ pub async fn balance(stores: &Stores) -> BTreeMap<String, Status> {
         let id = stream.0.strip_prefix("order-").unwrap().to_owned();
         let page = pages.remove(&id).unwrap_or_default();
         assert!(order.state.settled(), "{stream} is not settled: {order:?}");
+        let sold = Page { debits: 1, parcels: 1, ..Page::default() };
         let expected = match order.state.status {
-            Status::Confirmed => Page { debits: 1, credits: 0, holding: true, parcels: 1 },
-            _ => Page { debits: page.debits, credits: page.debits, holding: false, parcels: 0 },
+            Status::Confirmed => Page { holding: true, ..sold },
+            Status::Shipped => Page { shipped: true, ..sold },
+            Status::Delivered => Page { shipped: true, delivered: 1, ..sold },
+            _ => Page { debits: page.debits, credits: page.debits, ..Page::default() },
         };
         assert_eq!(page, expected, "{stream} is {:?}", order.state.status);
         orders.insert(id, order.state.status);
@@ -97,26 +102,37 @@ async fn money(bank: &dyn Store, pages: &mut BTreeMap<String, Page>) {
 async fn parcels(carrier: &dyn Store, pages: &mut BTreeMap<String, Page>) {
     for stream in streams(carrier, "parcel-").await {
         let booking: Folded<Booking> = folded::load(carrier, &stream).await.unwrap();
-        pages.entry(order_of(&stream, "parcel-checkout-")).or_default().parcels +=
-            usize::from(booking.state == Booking::Labelled);
+        let page = pages.entry(order_of(&stream, "parcel-checkout-")).or_default();
+        let delivered = matches!(booking.state, Booking::Delivered { .. });
+        let picked_up = delivered || matches!(booking.state, Booking::PickedUp { .. });
+        page.parcels += usize::from(picked_up || booking.state == Booking::Labelled);
+        page.delivered += usize::from(delivered);
     }
 }
 
 /// What orders hold, and that the totals of stock are the sum of it.
 async fn goods(inventory: &dyn Store, pages: &mut BTreeMap<String, Page>) {
-    let mut held: BTreeMap<String, i64> = BTreeMap::new();
+    let (mut held, mut shipped): (BTreeMap<String, i64>, BTreeMap<String, i64>) = Default::default();
     for stream in streams(inventory, "reservation-").await {
         let reservation: Folded<Reservation> = folded::load(inventory, &stream).await.unwrap();
         let id = stream.0.strip_prefix("reservation-").unwrap().to_owned();
-        pages.entry(id).or_default().holding = matches!(reservation.state, Reservation::Holding(_));
-        for line in reservation.state.held() {
-            *held.entry(line.sku.clone()).or_default() += line.quantity;
+        let page = pages.entry(id).or_default();
+        page.holding = matches!(reservation.state, Reservation::Holding(_));
+        page.shipped = reservation.state == Reservation::Shipped;
+        let first = inventory.load(&stream, 0, 1).await.unwrap();
+        if let reservation::Event::InventoryReserved { held: lines } = folded::decode(&first[0]).unwrap() {
+            let total = if page.shipped { &mut shipped } else { &mut held };
+            for line in lines.iter().filter(|_| page.holding || page.shipped) {
+                *total.entry(line.sku.clone()).or_default() += line.quantity;
+            }
         }
     }
     for stream in streams(inventory, "stock-").await {
         let stock: Folded<Stock> = folded::load(inventory, &stream).await.unwrap();
         let sku = stream.0.strip_prefix("stock-").unwrap();
-        assert_eq!(stock.state.reserved, held.get(sku).copied().unwrap_or(0), "{stream} against the reservations");
+        let sum = |of: &BTreeMap<String, i64>| of.get(sku).copied().unwrap_or(0);
+        let totals = (stock.state.reserved, stock.state.shipped);
+        assert_eq!(totals, (sum(&held), sum(&shipped)), "{stream} against the reservations");
         assert!(stock.state.available() >= 0, "{stream}: {stock:?}");
     }
 }

@@ -175,6 +175,7 @@ impl Mortal {
             shipping: mortal(&stores.shipping),
             bank: mortal(&stores.bank),
             carrier: mortal(&stores.carrier),
+            bus: stores.bus.clone(),
         }
     }
 }

@@ -11,28 +11,32 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use monolith::catalogue;
 use monolith::folder::Folder;
-use monolith::shop::{self, Shop, Stores, Surroundings};
+use monolith::shop::{self, Pace, Shop, Stores, Surroundings};
 use serde_json::{Value, json};
 
 pub const TEA: (&str, i64) = ("TEA-BOSEONG-100", 18_000);
 pub const RICE: (&str, i64) = ("RICE-ICHEON-4KG", 21_900);
 
+/// Parcels that stay where they are, for tests of what comes before.
+pub const AT_REST: Pace = Pace { pick_up: Duration::from_secs(1_000_000), transit: Duration::from_secs(1_000_000) };
+
 /// Stores and clock outlive the processes that run on them.
 pub struct World {
     pub clock: Arc<dyn Clock>,
     pub stores: Stores,
+    pub pace: Pace,
 }
 
 impl World {
     pub fn new() -> World {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
-        World { stores: Stores::in_memory(&clock), clock }
+        World { stores: Stores::in_memory(&clock), clock, pace: AT_REST }
     }
 
     /// On files and the machine's clock, where commits take their time.
     pub fn on_disk(data: &Path) -> World {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        World { stores: Folder::take(data).unwrap().stores(&clock).unwrap(), clock }
+        World { stores: Folder::take(data).unwrap().stores(&clock).unwrap(), clock, pace: AT_REST }
     }
 
     pub fn process(&self) -> Process {
@@ -42,7 +46,7 @@ impl World {
     /// A shop with nothing in the way.
     pub async fn shop(&self) -> Running {
         let process = self.process();
-        let surroundings = Surroundings::simulated(&process, &self.stores);
+        let surroundings = Surroundings::simulated(&process, &self.stores, self.pace);
         Running::open(process, &self.stores, surroundings).await
     }
 }
@@ -51,7 +55,8 @@ impl World {
     /// A shop with faults between its services.
     pub async fn shop_with(&self, plan: &Plan) -> Running {
         let process = self.process();
-        let surroundings = Surroundings { between: plan.between(), ..Surroundings::simulated(&process, &self.stores) };
+        let surroundings =
+            Surroundings { between: plan.between(), ..Surroundings::simulated(&process, &self.stores, self.pace) };
         Running::open(process, &self.stores, surroundings).await
     }
 }
@@ -59,6 +64,7 @@ impl World {
 /// A shop that is open.
 pub struct Running {
     pub shop: Arc<Shop>,
+    pub process: Process,
 }
 
 pub struct Answer {
@@ -69,9 +75,19 @@ pub struct Answer {
 
 impl Running {
     pub async fn open(process: Process, stores: &Stores, surroundings: Surroundings) -> Running {
+        Running::open_with(process, stores, surroundings, &catalogue::PRODUCTS).await
+    }
+
+    /// A shop with these products only, which is opened sooner.
+    pub async fn open_with(
+        process: Process,
+        stores: &Stores,
+        surroundings: Surroundings,
+        products: &[catalogue::Product],
+    ) -> Running {
         let shop = Arc::new(shop::open(&process, stores, surroundings).unwrap());
-        catalogue::stock(&process, &shop.inventory).await.unwrap();
-        Running { shop }
+        catalogue::stock(&process, &shop.inventory, products).await.unwrap();
+        Running { shop, process }
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
@@ -114,6 +130,19 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("order {order_id} was not settled within a minute");
+    }
+
+    /// The order once nothing more happens to it.
+    pub async fn ended(&self, order_id: &str) -> Value {
+        for _ in 0..600 {
+            let order = self.get(&format!("/v1/orders/{order_id}")).await.body;
+            let ended = ["ORDER_STATUS_DELIVERED", "ORDER_STATUS_REJECTED", "ORDER_STATUS_CANCELLED"];
+            if ended.contains(&text(&order, "status")) && text(&order, "cancellation") != "CANCELLATION_REQUESTED" {
+                return order;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("order {order_id} did not end within a minute");
     }
 
     pub async fn available(&self, sku: &str) -> i64 {

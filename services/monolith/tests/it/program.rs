@@ -235,7 +235,7 @@ async fn replay_prints_each_event_and_the_state_after_it() {
     assert_eq!(Program::start(&data).await.stop().await, Some(0));
     let (good, said) = command(&data, &["replay", "stock-TEA-BOSEONG-100"]).await;
     assert!(good && said.contains("1 StockReceived by operator:opening"), "{said}");
-    assert!(said.contains("-> Stock { received: 500, reserved: 0 }"), "{said}");
+    assert!(said.contains("-> Stock { received: 500, reserved: 0, shipped: 0 }"), "{said}");
     let cases = [
         (vec!["replay", "stock-NOTHING"], "there is no stream stock-NOTHING"),
         (vec!["replay", "stock-TEA-BOSEONG-100", "--to", "2"], "has versions 1 to 1, not 2"),
