@@ -25,6 +25,8 @@ pub const EVERY: Duration = Duration::from_millis(100);
 /// At most so many timers of a process are being acted on.
 pub const AT_ONCE: usize = 64;
 
+const OPEN: &str = "this semaphore is never closed";
+
 /// A claimed timer. Until it is dropped it counts as being acted on.
 #[derive(Debug)]
 pub struct Due {
@@ -51,14 +53,13 @@ async fn claim(
     act: &(impl Fn(Due) + Send),
 ) -> Result<(), ReadError> {
     loop {
-        let free = places.available_permits();
-        if free == 0 {
-            return Ok(());
-        }
+        // Waits for one place, and takes up as many timers as there are places by then.
+        drop(places.acquire().await.expect(OPEN));
+        let free = places.available_permits().max(1);
         let due = store.claim_due(lease, free).await?;
         let all = due.len() < free;
         for key in due {
-            let place = places.clone().acquire_owned().await.expect("this semaphore is never closed");
+            let place = places.clone().acquire_owned().await.expect(OPEN);
             act(Due { key, _place: place });
         }
         if all {

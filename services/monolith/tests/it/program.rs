@@ -28,9 +28,15 @@ pub struct Program {
 impl Program {
     /// Starts it on a data folder and a free port, and waits until it is open.
     pub async fn start(data: &Path) -> Program {
+        Program::start_with(data, &[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn start_with(data: &Path, arguments: &[&str]) -> Program {
         let mut child = Command::new(PROGRAM)
             .args(["--port", "0", "--log", "warn", "--data"])
             .arg(data)
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
