@@ -484,6 +484,23 @@ async fn a_fact_is_in_effect_once_wherever_relay_and_consumer_are_killed() {
     }
 }
 
+/// Killed or overtaken between judging a message and parking it: what was judged by an older mark is judged anew.
+#[tokio::test]
+async fn nothing_is_parked_by_a_mark_that_has_moved() {
+    let world = World::new().await;
+    world.tell("s", 1..=2, b"").await;
+    world.drain().await;
+    let key = Key { topic: "t".into(), key: "s".into() };
+    let message = world.fact("s", 3, TOLD, b"");
+    let delivered = Delivered { topic: "t".into(), partition: 0, offset: 9, message };
+    let waiting = || Waiting::new(&delivered, Some(3), (Reason::Gap, "2 is awaited".into()), Timestamp(0));
+    let stale = world.consumer.park(&key, 1, vec![waiting()]).await;
+    assert!(matches!(stale, Err(Interrupted::Moved)), "{stale:?}");
+    assert_eq!(world.parked("s").await, []);
+    world.consumer.park(&key, 2, vec![waiting()]).await.unwrap();
+    assert_eq!(world.parked("s").await, [(3, Reason::Gap)]);
+}
+
 #[test]
 fn a_key_that_no_name_takes_is_known_by_its_hash() {
     let all: BTreeSet<_> = [short("order-1"), short(&"k".repeat(200)), short(&"k".repeat(199)), short("a\0")].into();
