@@ -149,6 +149,8 @@ impl Handler for Recording {
                 _ => {}
             }
         }
+        // Whatever else is going on gets its turn between the decision and the commit.
+        tokio::task::yield_now().await;
         let mut commit = receipt.commit();
         let stream = format!("effect-{}", fact.stream);
         let events = vec![folded::encode(&Effect::TookIn { version: fact.version }, &self.ids)];
