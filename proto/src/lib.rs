@@ -19,6 +19,10 @@ pub mod shipping {
 pub mod order {
     tonic::include_proto!("shop.order.v1");
 }
+/// Messages that a service could not take in.
+pub mod messaging {
+    tonic::include_proto!("shop.messaging.v1");
+}
 /// Facts that services publish to each other.
 pub mod events {
     tonic::include_proto!("shop.events.v1");

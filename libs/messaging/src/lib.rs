@@ -14,6 +14,7 @@
 //! | [`consumer`] | takes in what others published, once in effect |
 //! | [`parked`] | PURE: the messages of one key that could not be taken in |
 //! | [`dead_letters`] | what operators do about them |
+//! | [`grpc`] | driving adapter for operators |
 //! | [`meters`] | what is measured |
 //! | [`envelope`] | a message as everybody reads it: CloudEvents attributes, and the fact as protobuf |
 //! | [`memory`] | the bus at its simplest and its worst: it duplicates, delays and reorders on purpose |
@@ -36,6 +37,7 @@ mod contract_groups;
 mod contract_messages;
 pub mod dead_letters;
 pub mod envelope;
+pub mod grpc;
 mod ledger;
 pub mod memory;
 pub mod meters;

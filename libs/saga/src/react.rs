@@ -500,6 +500,16 @@ impl Saga {
         self.begun.as_ref().map_or(("", ""), |begun| (&begun.correlation_id, &begun.traceparent))
     }
 
+    /// What is awaited, on its way or to be tried again: the action, and how often it was tried; `None` once it ended.
+    #[must_use]
+    pub fn awaiting(&self) -> Option<(&str, u32)> {
+        let begun = self.begun.as_ref().filter(|_| self.end().is_none())?;
+        let Awaited { step, undo, tries, .. } = self.awaited;
+        let step = begun.definition.steps.get(step)?;
+        let action = if undo { step.compensation.as_deref()? } else { &step.name };
+        Some((action, tries))
+    }
+
     /// Whether somebody should look: an undo, or a step after the pivot, keeps going unanswered.
     #[must_use]
     pub fn alarming(&self) -> bool {

@@ -139,6 +139,19 @@ impl Runner {
         folded::load(self.0.store.as_ref(), stream).await
     }
 
+    /// Has an operator act on a saga, once per command id; whether its rules take that where it stands.
+    ///
+    /// # Errors
+    /// If the store cannot be read, or it is unknown whether it happened.
+    pub async fn act(&self, stream: &StreamId, input: &Input, id: CommitId, meta: Meta) -> Result<bool, ReadError> {
+        if self.0.store.reply(&id).await?.is_some() {
+            return Ok(true);
+        }
+        let saga = self.load(stream).await?;
+        let pending = self.try_input(stream, saga, input, || (id.clone(), meta.clone())).await?;
+        Ok(pending.map(|pending| self.carry_on(pending)).is_some())
+    }
+
     /// Decides what the saga does on `input`, to be committed by the caller together with what it changes itself; `None`
     /// if the input changes nothing.
     ///
@@ -201,25 +214,32 @@ impl Runner {
     }
 
     /// Decides and commits, anew whenever somebody else moved the saga; `None` if the input says nothing new by then.
-    async fn apply(
+    async fn apply(&self, stream: &StreamId, saga: Folded<Saga>, input: &Input) -> Result<Option<Pending>, ReadError> {
+        let (correlation_id, traceparent) = saga.state.context();
+        let meta = Meta {
+            correlation_id: correlation_id.to_owned(),
+            causation_id: stream.0.to_string(),
+            actor: format!("saga:{stream}"),
+            traceparent: traceparent.to_owned(),
+        };
+        let fresh = || (CommitId::from(self.0.process.ids.next().to_string()), meta.clone());
+        self.try_input(stream, saga, input, fresh).await
+    }
+
+    async fn try_input(
         &self,
         stream: &StreamId,
         mut saga: Folded<Saga>,
         input: &Input,
+        origin: impl Fn() -> (CommitId, Meta) + Send + Sync,
     ) -> Result<Option<Pending>, ReadError> {
         for _ in 0..TRIES {
             let Some(pending) = self.decide(stream, &saga, input).await? else { return Ok(None) };
-            let (correlation_id, traceparent) = pending.after.state.context();
-            let meta = Meta {
-                correlation_id: correlation_id.to_owned(),
-                causation_id: stream.0.to_string(),
-                actor: format!("saga:{stream}"),
-                traceparent: traceparent.to_owned(),
-            };
-            let id = CommitId::from(self.0.process.ids.next().to_string());
+            let (id, meta) = origin();
             let (appends, timers) = (pending.appends.clone(), vec![pending.timer.clone()]);
             match persist(self.0.store.as_ref(), Commit { appends, timers, ..Commit::new(id, meta) }).await {
-                // The id is fresh: handled before is this very commit, whose first answer was lost.
+                // Handled before is this very commit, whose first answer was lost, or the same act of an operator: carried on
+                // twice, it is the same command.
                 Ok(()) | Err(CommitError::AlreadyHandled(_)) => return Ok(Some(pending)),
                 Err(CommitError::Conflict { .. }) => saga = self.load(stream).await?,
                 Err(other) => return Err(unreadable(other)),

@@ -155,7 +155,8 @@ impl Page {
 
 impl Gateway {
     /// A gateway to the services at `upstreams`, each by its name in the .proto files, such as
-    /// `shop.order.v1.OrderService`.
+    /// `shop.order.v1.OrderService`. A service of which there are several is named with the first segment of its paths after
+    /// the version, such as `shop.messaging.v1.DeadLetterService/order`.
     ///
     /// # Errors
     /// A sentence, if a rule in the descriptors cannot be served, is ambiguous, has no upstream or cannot be described, or

@@ -173,8 +173,9 @@ mod tests {
             Err::<http::Response<tonic::body::Body>, _>(tonic::Status::unavailable("nobody"))
         });
         let nobody = Transport::new(nobody);
-        let services = ["shop.order.v1.OrderService", "shop.inventory.v1.InventoryService"];
-        let table = Table::read(&pool, &services.map(|name| (name, nobody.clone())).into()).unwrap();
+        let services = pool.services().map(|service| service.full_name().to_owned()).collect::<Vec<_>>();
+        let upstreams = services.iter().map(|name| (name.as_str(), nobody.clone())).collect();
+        let table = Table::read(&pool, &upstreams).unwrap();
         let place = table.routes().find(|route| route.rpc.name() == "PlaceOrder").unwrap();
         let (example, field) = (parts::example("shop.order.v1.Order").unwrap(), place.resource.clone().unwrap());
         let order = transcode::body(field.kind().as_message().unwrap(), example.to_string().as_bytes()).unwrap();

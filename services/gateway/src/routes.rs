@@ -83,7 +83,8 @@ impl Table {
     /// A sentence that names the RPC whose rule cannot be served, the service that nobody serves, or the upstream that is
     /// no service.
     pub(crate) fn read(pool: &DescriptorPool, upstreams: &BTreeMap<&str, Transport>) -> Result<Table, String> {
-        if let Some(name) = upstreams.keys().find(|name| pool.get_service_by_name(name).is_none()) {
+        let service_of = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
+        if let Some(name) = upstreams.keys().find(|name| pool.get_service_by_name(&service_of(name)).is_none()) {
             return Err(format!("upstream {name} is not a service of the descriptors"));
         }
         let mut table = Table::default();
@@ -91,10 +92,12 @@ impl Table {
             let name = method.full_name().to_owned();
             for rule in rules(pool, &method)? {
                 let service = method.parent_service();
-                let transport = upstreams.get(service.full_name());
-                let transport =
-                    transport.ok_or_else(|| format!("{name} has an HTTP rule, but no upstream serves it"))?;
-                let route = route(pool, &method, &rule, transport.clone()).map_err(|why| format!("{name}: {why}"))?;
+                let upstream = |template: &str| {
+                    let shared = format!("{}/{}", service.full_name(), segment(template));
+                    let transport = upstreams.get(service.full_name()).or_else(|| upstreams.get(shared.as_str()));
+                    transport.cloned().ok_or_else(|| "it has an HTTP rule, but no upstream serves it".to_owned())
+                };
+                let route = route(pool, &method, &rule, upstream).map_err(|why| format!("{name}: {why}"))?;
                 let route = Arc::new(route);
                 let router = if route.method == Method::GET { &mut table.gets } else { &mut table.posts };
                 let inserted = router.insert(&route.template, Arc::clone(&route));
@@ -166,7 +169,7 @@ fn route(
     pool: &DescriptorPool,
     rpc: &MethodDescriptor,
     rule: &DynamicMessage,
-    transport: Transport,
+    upstream: impl Fn(&str) -> Result<Transport, String>,
 ) -> Result<Route, String> {
     if rpc.is_client_streaming() || rpc.is_server_streaming() {
         return Err("streams cannot be served over this gateway".to_owned());
@@ -213,13 +216,18 @@ fn route(
         rpc: rpc.clone(),
         grpc: rpc_path(rpc)?,
         success: success(rest)?,
+        transport: upstream(&template)?,
         template,
         input,
         output,
         resource,
         location,
-        transport,
     })
+}
+
+/// What a path is about: its segment after the version, such as `order` in `/v1/order/dead-letters`.
+fn segment(template: &str) -> &str {
+    template.split('/').nth(2).unwrap_or_default()
 }
 
 fn rpc_path(rpc: &MethodDescriptor) -> Result<PathAndQuery, String> {

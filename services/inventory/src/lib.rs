@@ -33,11 +33,26 @@ use telemetry::metrics::Red;
 
 use service::Inventory;
 
+/// What the service answers.
+pub struct Served {
+    /// Catalogue and stock.
+    pub inventory: Transport,
+    /// Messages that could not be taken in, for operators.
+    pub dead_letters: Transport,
+}
+
 /// Starts the service over its store.
-pub fn start(process: &Process, store: Arc<dyn Store>, messages: &Messages, red: Red) -> Transport {
+pub fn start(process: &Process, store: Arc<dyn Store>, messages: &Messages, red: Red) -> Served {
     let inventory = Inventory::new(process, store.clone());
     Relay::new(process, store.clone(), messages, "inventory", told::publicity).start();
     let heard = Arc::new(heard::Heard(inventory.clone()));
-    Consumer::new(process, store, messages, ("inventory", &["shipping-events"]), heard).listen();
-    in_process(InventoryServiceServer::new(grpc::Grpc { process: process.clone(), inventory }), red)
+    let consumer = Consumer::new(process, store, messages, ("inventory", &["shipping-events"]), heard);
+    consumer.listen();
+    Served {
+        inventory: in_process(
+            InventoryServiceServer::new(grpc::Grpc { process: process.clone(), inventory }),
+            red.clone(),
+        ),
+        dead_letters: messaging::grpc::dead_letters(&consumer, red),
+    }
 }

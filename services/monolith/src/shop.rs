@@ -129,14 +129,19 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let inventory = inventory::start(process, stores.inventory.clone(), &messages, red.clone());
     let payment = payment::start(process, stores.payment.clone(), &messages, (bank, reports), red.clone());
     let shipping = shipping::start(process, stores.shipping.clone(), &messages, (carrier, pick_up), red.clone());
-    let inventory = between("inventory", inventory);
-    let (payment, shipping) = (between("payment", payment), between("shipping", shipping));
+    let (inventory_letters, shipping_letters) = (inventory.dead_letters, shipping.dead_letters);
+    let inventory = between("inventory", inventory.inventory);
+    let (payment, shipping) = (between("payment", payment), between("shipping", shipping.shipping));
     let neighbours = Neighbours { inventory: inventory.clone(), payment, shipping };
     let order = order::start(process, stores.order.clone(), &messages, neighbours, red)
         .map_err(|why| format!("a saga is refused: {why}"))?;
     let upstreams = [
         ("shop.inventory.v1.InventoryService", inventory.clone()),
-        ("shop.order.v1.OrderService", between("order", order)),
+        ("shop.order.v1.OrderService", between("order", order.orders)),
+        ("shop.order.v1.SagaService", order.sagas),
+        ("shop.messaging.v1.DeadLetterService/order", order.dead_letters),
+        ("shop.messaging.v1.DeadLetterService/inventory", inventory_letters),
+        ("shop.messaging.v1.DeadLetterService/shipping", shipping_letters),
     ];
     let gateway = Gateway::new(process, upstreams, Limits::default())?;
     Ok(Shop { gateway, inventory })

@@ -99,7 +99,7 @@ fn shown(recorded: Recorded) -> Result<OrderEvent, Refusal> {
     })
 }
 
-fn fields(object: serde_json::Map<String, Value>) -> prost_types::Struct {
+pub(crate) fn fields(object: serde_json::Map<String, Value>) -> prost_types::Struct {
     prost_types::Struct { fields: object.into_iter().map(|(name, inner)| (name, value(inner))).collect() }
 }
 

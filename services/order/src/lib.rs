@@ -7,6 +7,7 @@
 //! | `history` | use cases: the audit trail, and the order as it was |
 //! | `grpc` | driving adapter |
 //! | [`checkout`] | driven adapter: the participants of the sagas in `sagas/*.yaml` |
+//! | `sagas` | what operators see of sagas, and do about them |
 //! | `told` | what others are told of orders |
 //! | `heard` | what orders make of what shipping tells |
 //! | [`ledger`] | the streams of orders, and what a saga's end changes in them |
@@ -18,6 +19,7 @@ mod heard;
 mod history;
 pub mod ledger;
 pub mod order;
+mod sagas;
 mod service;
 mod settling;
 mod told;
@@ -31,6 +33,7 @@ use messaging::consumer::Consumer;
 use messaging::relay::Relay;
 use proto::inventory::inventory_service_client::InventoryServiceClient;
 use proto::order::order_service_server::OrderServiceServer;
+use proto::order::saga_service_server::SagaServiceServer;
 use proto::payment::payment_service_client::PaymentServiceClient;
 use proto::shipping::shipping_service_client::ShippingServiceClient;
 use saga::Runner;
@@ -49,6 +52,16 @@ pub struct Neighbours {
     pub shipping: Transport,
 }
 
+/// What the service answers.
+pub struct Served {
+    /// Orders.
+    pub orders: Transport,
+    /// Sagas, for operators.
+    pub sagas: Transport,
+    /// Messages that could not be taken in, for operators.
+    pub dead_letters: Transport,
+}
+
 /// Starts the service over its store: takes up every open saga, and serves.
 ///
 /// # Errors
@@ -59,7 +72,7 @@ pub fn start(
     messages: &Messages,
     neighbours: Neighbours,
     red: Red,
-) -> Result<Transport, Refused> {
+) -> Result<Served, Refused> {
     let ledger = ledger::Ledger::new(process, store.clone());
     let calls = Arc::new(checkout::Calls {
         process: process.clone(),
@@ -70,10 +83,15 @@ pub fn start(
     });
     Relay::new(process, store.clone(), messages, "order", told::publicity).start();
     let heard = Arc::new(heard::Heard(ledger.clone()));
-    Consumer::new(process, store.clone(), messages, ("order", &["shipping-events"]), heard).listen();
+    let consumer = Consumer::new(process, store.clone(), messages, ("order", &["shipping-events"]), heard);
+    consumer.listen();
     let runner = Runner::new(process, store, calls.clone(), Arc::new(ledger.clone()));
     runner.listen();
     let sagas = checkout::Sagas::load()?;
     let orders = service::Orders { process: process.clone(), ledger, calls, runner, sagas };
-    Ok(in_process(OrderServiceServer::new(grpc::Grpc(orders)), red))
+    Ok(Served {
+        sagas: in_process(SagaServiceServer::new(sagas::Grpc(orders.clone())), red.clone()),
+        orders: in_process(OrderServiceServer::new(grpc::Grpc(orders)), red.clone()),
+        dead_letters: messaging::grpc::dead_letters(&consumer, red),
+    })
 }

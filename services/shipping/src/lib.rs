@@ -31,6 +31,14 @@ use telemetry::metrics::Red;
 use carrier::Carrier;
 use service::Shipments;
 
+/// What the service answers.
+pub struct Served {
+    /// Parcels.
+    pub shipping: Transport,
+    /// Messages that could not be taken in, for operators.
+    pub dead_letters: Transport,
+}
+
 /// Starts the service: over its store and a carrier, who is asked for a parcel so long after its order was confirmed.
 pub fn start(
     process: &Process,
@@ -38,11 +46,18 @@ pub fn start(
     messages: &Messages,
     (carrier, pick_up): (Arc<dyn Carrier>, Duration),
     red: Red,
-) -> Transport {
+) -> Served {
     let shipments = Shipments::new(process, store.clone(), carrier, pick_up);
     Relay::new(process, store.clone(), messages, "shipping", told::publicity).start();
     let heard = Arc::new(heard::Heard(shipments.clone()));
-    Consumer::new(process, store, messages, ("shipping", &["order-events"]), heard).listen();
+    let consumer = Consumer::new(process, store, messages, ("shipping", &["order-events"]), heard);
+    consumer.listen();
     shipments.listen();
-    in_process(ShippingServiceServer::new(grpc::Grpc { process: process.clone(), shipments }), red)
+    Served {
+        shipping: in_process(
+            ShippingServiceServer::new(grpc::Grpc { process: process.clone(), shipments }),
+            red.clone(),
+        ),
+        dead_letters: messaging::grpc::dead_letters(&consumer, red),
+    }
 }

@@ -9,7 +9,7 @@ use host::transport::Transport;
 use host::{Process, http_server};
 use http::Response;
 use http_body::Frame;
-use http_body_util::{Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Status;
@@ -91,8 +91,9 @@ async fn an_answer_that_begins_and_does_not_end_is_given_up() {
         let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, Infallible>>());
         Ok::<_, Status>(Response::new(Body::new(body)))
     });
-    let [(order, _), inventory] = upstreams(&process, &shop);
-    let gateway = Gateway::new(&process, [(order, Transport::new(endless)), inventory], Limits::default()).unwrap();
+    let mut upstreams = BTreeMap::from(upstreams(&process, &shop));
+    upstreams.insert("shop.order.v1.OrderService", Transport::new(endless));
+    let gateway = Gateway::new(&process, upstreams, Limits::default()).unwrap();
     let request = http::Request::get("/v1/orders").body(Full::<Bytes>::default()).unwrap();
     let answer = tokio::time::timeout(Duration::from_secs(11), gateway.handle(request)).await.unwrap();
     assert_eq!(answer.status(), 504);
@@ -109,15 +110,30 @@ async fn a_rule_without_upstream_refuses_to_start() {
     };
     assert_eq!(
         missing("shop.inventory.v1.InventoryService"),
-        "shop.inventory.v1.InventoryService.ListProducts has an HTTP rule, but no upstream serves it"
+        "shop.inventory.v1.InventoryService.ListProducts: it has an HTTP rule, but no upstream serves it"
     );
     assert!(missing("shop.order.v1.OrderService").contains("shop.order.v1.OrderService.PlaceOrder"));
+    assert!(missing("shop.messaging.v1.DeadLetterService/inventory").contains("DeadLetterService.ListDeadLetters"));
+}
+
+/// One service of the .proto files, several that serve it: the path says which.
+#[tokio::test]
+async fn a_path_leads_to_the_service_that_it_names() {
+    let (process, shop) = (Process::on_this_machine(), Shop::default());
+    let gateway = Gateway::new(&process, upstreams(&process, &shop), Limits::default()).unwrap();
+    for service in ["order", "inventory", "shipping"] {
+        let uri = format!("/v1/{service}/dead-letters");
+        let request = http::Request::get(uri).header("x-operator", "lee").body(Full::<Bytes>::default()).unwrap();
+        let answer = gateway.handle(request).await.into_body().collect().await.unwrap().to_bytes();
+        let problem: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(problem["detail"], format!("shop.messaging.v1.DeadLetterService/{service}"));
+    }
 }
 
 #[tokio::test]
 async fn an_unknown_or_doubled_upstream_refuses_to_start() {
     let (process, shop) = (Process::on_this_machine(), Shop::default());
-    let [order, inventory] = upstreams(&process, &shop);
+    let [.., order, inventory] = upstreams(&process, &shop);
     let stranger = ("shop.order.v1.Orders", order.1.clone());
     let refused =
         Gateway::new(&process, [order.clone(), inventory.clone(), stranger], Limits::default()).err().unwrap();

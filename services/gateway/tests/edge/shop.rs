@@ -183,10 +183,21 @@ impl InventoryService for Shop {
     }
 }
 
+type Raw = http::Request<tonic::body::Body>;
+
 /// The upstreams of a shop.
-pub(crate) fn upstreams(process: &Process, shop: &Shop) -> [(&'static str, Transport); 2] {
+pub(crate) fn upstreams(process: &Process, shop: &Shop) -> [(&'static str, Transport); 6] {
     let red = Red::new(&process.metrics, "grpc");
+    // Each says which of them it is.
+    let nobody = |name: &'static str| {
+        let refuse = move |_: Raw| async move { Err::<Response<tonic::body::Body>, _>(Status::not_found(name)) };
+        (name, Transport::new(tower::service_fn(refuse)))
+    };
     [
+        nobody("shop.order.v1.SagaService"),
+        nobody("shop.messaging.v1.DeadLetterService/order"),
+        nobody("shop.messaging.v1.DeadLetterService/inventory"),
+        nobody("shop.messaging.v1.DeadLetterService/shipping"),
         ("shop.order.v1.OrderService", in_process(OrderServiceServer::new(shop.clone()), red.clone())),
         ("shop.inventory.v1.InventoryService", in_process(InventoryServiceServer::new(shop.clone()), red)),
     ]

@@ -12,5 +12,6 @@ mod fulfilment;
 mod harness;
 mod history;
 mod kill;
+mod operators;
 mod program;
 mod saga_matrix;
