@@ -339,7 +339,7 @@ mod tests {
         let file = folder.path().join("store.db");
         sqlite_file::create(&file, &sqlite_file::STORE).unwrap();
         let db = sqlite_file::open(&file, &sqlite_file::STORE).unwrap();
-        let writer = Writer::new(file.clone(), clock.clone(), db, watch::Sender::new(()));
+        let writer = Writer::new(file, clock.clone(), db, watch::Sender::new(()));
         (writer, Subject::new(Arc::new(Memory::new(clock.clone())), clock, folder))
     }
 
