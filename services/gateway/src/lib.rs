@@ -20,6 +20,7 @@
 //! | `body` | reading a body within a size and a time |
 //! | `transcode` | JSON to protobuf and back |
 //! | `upstream` | the gRPC call |
+//! | `events` | streams of answers as server-sent events |
 //! | `problem` | what is answered when the answer is no (RFC 9457) |
 //! | `openapi` | the document of the API: an operation for each route |
 //! | `openapi_schemas` | its schemas, from messages and enums |
@@ -32,11 +33,12 @@
 //! Callers are believed who they say they are: `X-Customer-Id` and `X-Operator` stand in for a sign-in. Of a JSON key
 //! given twice the last counts, camelCase names are taken too, and whole numbers may be written `2.0` or `"2"`, as the
 //! proto3 mapping has it; one below -2⁶³ by less than a rounding is taken as -2⁶³. Only GET and POST are served, variables
-//! of paths and queries are plain fields of the request, and nothing streams. `/metrics` and `/readyz` are open to whoever
+//! of paths and queries are plain fields of the request, and nothing streams in. `/metrics` and `/readyz` are open to whoever
 //! reaches the port. Which fields a request must have, and how long they may be, `/openapi.json` says in words only: that
 //! is all the .proto files tell.
 mod body;
 mod edge;
+mod events;
 mod openapi;
 mod openapi_parts;
 mod openapi_schemas;
@@ -58,11 +60,12 @@ use futures::FutureExt;
 use host::Process;
 use host::error::Refusal;
 use host::health::Health;
+use host::tasks::Tasks;
 use host::transport::Transport;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use telemetry::metrics::{Metrics, Red};
@@ -91,6 +94,8 @@ pub struct Limits {
     pub target_bytes: usize,
     /// The most calls at a time, those included that wait for an order to be settled. More are refused, not queued.
     pub at_once: usize,
+    /// The most streams of events at a time, beside the calls.
+    pub watchers: usize,
 }
 
 impl Default for Limits {
@@ -101,6 +106,7 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
             target_bytes: 2_000,
             at_once: 2_048,
+            watchers: 256,
         }
     }
 }
@@ -115,7 +121,12 @@ pub struct Gateway {
     metrics: Metrics,
     red: Red,
     places: Semaphore,
+    watchers: Arc<Semaphore>,
+    tasks: Tasks,
 }
+
+/// The body of an answer: whole, or a stream of events.
+pub type Answered = Either<Full<Bytes>, events::Body>;
 
 /// What a path leads to.
 enum Destination<'a> {
@@ -184,21 +195,23 @@ impl Gateway {
             metrics: process.metrics.clone(),
             red: Red::new(&process.metrics, "http"),
             places: Semaphore::new(limits.at_once),
+            watchers: Arc::new(Semaphore::new(limits.watchers)),
+            tasks: process.tasks.clone(),
         })
     }
 
     /// Answers a request; whatever happens, with a response.
-    pub async fn handle<B: Body<Data = Bytes>>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+    pub async fn handle<B: Body<Data = Bytes>>(&self, request: Request<B>) -> Response<Answered> {
         let (head, body) = request.into_parts();
         let trace = edge::trace(&head.headers, &self.ids);
         let span = tracing::info_span!("http", trace_id = %format_args!("{:032x}", trace.trace_id));
         self.traced(head, body, trace).instrument(span).await
     }
 
-    async fn traced<B: Body<Data = Bytes>>(&self, head: Parts, body: B, trace: Trace) -> Response<Full<Bytes>> {
+    async fn traced<B: Body<Data = Bytes>>(&self, head: Parts, body: B, trace: Trace) -> Response<Answered> {
         let started = Instant::now();
         let (route, outcome) = match self.destination(&head) {
-            Ok(Destination::Page(page)) => (page.label(), self.page(page)),
+            Ok(Destination::Page(page)) => (page.label(), self.page(page).map(whole)),
             Ok(Destination::Rpc(found)) => {
                 let answer = AssertUnwindSafe(self.call(&found, &head, body, trace)).catch_unwind().await;
                 (
@@ -209,7 +222,7 @@ impl Gateway {
             Err(problem) => (UNMATCHED, Err(problem)),
         };
         let cause = outcome.as_ref().err().and_then(Problem::cause).map(str::to_owned);
-        let mut response = outcome.unwrap_or_else(|problem| problem.into_response(trace));
+        let mut response = outcome.unwrap_or_else(|problem| whole(problem.into_response(trace)));
         put(&mut response, edge::TRACEPARENT, trace.to_string());
         let (status, took) = (response.status(), started.elapsed());
         self.red.observe(route, status.as_str(), took);
@@ -221,9 +234,10 @@ impl Gateway {
             None => tracing::info!(route, status, took_us, "answered"),
         }
         if head.method == Method::HEAD {
-            let bytes = response.body().size_hint().exact().unwrap_or_default();
-            put(&mut response, header::CONTENT_LENGTH.as_str(), bytes.to_string());
-            *response.body_mut() = Full::default();
+            if let Some(bytes) = response.body().size_hint().exact() {
+                put(&mut response, header::CONTENT_LENGTH.as_str(), bytes.to_string());
+            }
+            *response.body_mut() = Either::Left(Full::default());
         }
         response
     }
@@ -264,12 +278,13 @@ impl Gateway {
         head: &Parts,
         body: B,
         trace: Trace,
-    ) -> Result<Response<Full<Bytes>>, Problem> {
+    ) -> Result<Response<Answered>, Problem> {
+        if let Some(events) = &found.route.events {
+            return self.watch(found, events, head, body, trace).await;
+        }
         let route = found.route;
         let Ok(_place) = self.places.try_acquire() else {
-            let message =
-                format!("{} requests are under way, which is the most at a time; try again", self.limits.at_once);
-            return Err(Refusal::new(Code::ResourceExhausted, "too_many_requests", message).into());
+            return Err(too_many("requests are under way", self.limits.at_once));
         };
         let caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
         let message = self.message(found, head, body).await?;
@@ -277,7 +292,7 @@ impl Gateway {
         let reply = upstream::call(route.transport.clone(), route.grpc.clone(), request, caller.deadline).await;
         let answer =
             transcode::answer(route, reply.map_err(|status| Problem::of(&status))?).map_err(Problem::internal)?;
-        let mut response = Response::new(Full::from(answer.json));
+        let mut response = Response::new(Either::Left(Full::from(answer.json)));
         *response.status_mut() = route.success;
         put(&mut response, header::CONTENT_TYPE.as_str(), "application/json".to_owned());
         if let Some(location) = answer.location {
@@ -286,6 +301,31 @@ impl Gateway {
         if !caller.wait.is_zero() {
             put(&mut response, edge::PREFERENCE_APPLIED, format!("wait={}", caller.wait.as_secs()));
         }
+        Ok(response)
+    }
+
+    /// Turns a request into a call that is answered by a stream, and that into events.
+    async fn watch<B: Body<Data = Bytes>>(
+        &self,
+        found: &Found<'_>,
+        events: &routes::Events,
+        head: &Parts,
+        body: B,
+        trace: Trace,
+    ) -> Result<Response<Answered>, Problem> {
+        let Ok(place) = self.watchers.clone().try_acquire_owned() else {
+            return Err(too_many("streams are open", self.limits.watchers));
+        };
+        let caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
+        let mut message = self.message(found, head, body).await?;
+        events::resume(&head.headers, events, &mut message)?;
+        let request = caller.request(Bytes::from(message.encode_to_vec()));
+        let stream = upstream::stream(found.route.transport.clone(), found.route.grpc.clone(), request).await;
+        let stream = stream.map_err(|status| Problem::of(&status))?;
+        let body = events::body(found.route.clone(), stream, self.tasks.clone(), place);
+        let mut response = Response::new(Either::Right(body));
+        put(&mut response, header::CONTENT_TYPE.as_str(), "text/event-stream".to_owned());
+        put(&mut response, header::CACHE_CONTROL.as_str(), "no-store".to_owned());
         Ok(response)
     }
 
@@ -319,8 +359,17 @@ impl Gateway {
     }
 }
 
+fn too_many(what: &str, most: usize) -> Problem {
+    let message = format!("{most} {what}, which is the most at a time; try again");
+    Refusal::new(Code::ResourceExhausted, "too_many_requests", message).into()
+}
+
+fn whole(response: Response<Full<Bytes>>) -> Response<Answered> {
+    response.map(Either::Left)
+}
+
 /// Sets a header. A value that is none is left out: all of them are made of what was checked before.
-fn put(response: &mut Response<Full<Bytes>>, name: &'static str, value: String) {
+fn put<B>(response: &mut Response<B>, name: &'static str, value: String) {
     if let Ok(value) = HeaderValue::try_from(value) {
         response.headers_mut().insert(name, value);
     }

@@ -82,6 +82,7 @@ fn parameters(route: &Route, in_path: &[&str], schemas: &mut Schemas) -> Result<
         }));
     }
     let headers = [
+        ("Last-Event-ID", route.events.is_some()),
         ("Idempotency-Key", route.method == http::Method::POST),
         ("Prefer", route.waits),
         ("X-Customer-Id", !route.operators_only),
@@ -114,7 +115,9 @@ fn success(route: &Route, schemas: &mut Schemas) -> Result<Json, String> {
         headers.insert("Location".to_owned(), json!({"description": description, "schema": schema}));
     }
     let description = comment(&route.output.parent_file(), route.output.path());
-    Ok(json!({"description": description, "headers": headers, "content": {"application/json": {"schema": schema}}}))
+    let media_type = if route.events.is_some() { "text/event-stream" } else { "application/json" };
+    // Of a stream the schema is that of each event's data: OpenAPI 3.1 has no words for the rest.
+    Ok(json!({"description": description, "headers": headers, "content": {media_type: {"schema": schema}}}))
 }
 
 fn first_sentence(text: &str) -> String {

@@ -50,9 +50,11 @@ pub(crate) fn parameters() -> Json {
         "`wait=N`: answer when the order is settled, or after N seconds, at most {longest}. Without it the answer comes \
          at once. What else it says is ignored."
     );
+    let last_event_text = "The id of the last event that was seen: only what followed it is sent.";
     let trace_text = "The trace that the request belongs to (W3C Trace Context); without it, it begins one.";
     json!({
         "Idempotency-Key": header(IDEMPOTENCY_KEY, true, key_text.to_owned(), key),
+        "Last-Event-ID": header("Last-Event-ID", false, last_event_text.to_owned(), json!({"type": "string"})),
         "Prefer": header("Prefer", false, prefer_text, json!({"type": "string", "examples": ["wait=10"]})),
         "X-Customer-Id": header(CUSTOMER, false, "The customer who asks.".to_owned(), customer),
         "X-Operator": header(OPERATOR, true, "The operator who asks; this is for staff only.".to_owned(), name),

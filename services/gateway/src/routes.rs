@@ -45,12 +45,24 @@ pub(crate) struct Route {
     pub(crate) output: MessageDescriptor,
     /// The field of the answer that stands bare in REST; the whole answer if none.
     pub(crate) resource: Option<FieldDescriptor>,
+    /// Which fields make server-sent events of a stream; absent if the RPC answers once.
+    pub(crate) events: Option<Events>,
     /// The status of a successful answer.
     pub(crate) success: StatusCode,
     /// The template of the `Location` header.
     pub(crate) location: Option<String>,
     /// Where the service is.
     pub(crate) transport: Transport,
+}
+
+/// Which fields make a message of a stream a server-sent event.
+pub(crate) struct Events {
+    /// Of the message: the event's id.
+    pub(crate) id: FieldDescriptor,
+    /// Of the message: the event's name.
+    pub(crate) name: FieldDescriptor,
+    /// Of the request: takes the last id seen.
+    pub(crate) resume: FieldDescriptor,
 }
 
 impl Route {
@@ -63,7 +75,7 @@ impl Route {
 /// A route and what the path says.
 pub(crate) struct Found<'a> {
     /// The route.
-    pub(crate) route: &'a Route,
+    pub(crate) route: &'a Arc<Route>,
     /// The variables of the path, decoded, in the template's order.
     pub(crate) variables: Vec<(&'a str, String)>,
 }
@@ -171,8 +183,8 @@ fn route(
     rule: &DynamicMessage,
     upstream: impl Fn(&str) -> Result<Transport, String>,
 ) -> Result<Route, String> {
-    if rpc.is_client_streaming() || rpc.is_server_streaming() {
-        return Err("streams cannot be served over this gateway".to_owned());
+    if rpc.is_client_streaming() {
+        return Err("a stream of requests cannot be served over this gateway".to_owned());
     }
     let (method, template) = match (text(rule, "get"), text(rule, "post")) {
         (path, None) if path.is_some() => (Method::GET, path.unwrap_or_default()),
@@ -199,6 +211,10 @@ fn route(
     let rest = option(pool, rpc, REST_RULE)?;
     let rest = rest.as_ref();
     let location = rest.and_then(|rest| text(rest, "location"));
+    let events = events(rpc, rest, &shown)?;
+    if events.is_some() && method != Method::GET {
+        return Err("a stream is answered to a get".to_owned());
+    }
     for name in self::variables(location.as_deref().unwrap_or("/"))? {
         scalar(&shown, name)?;
     }
@@ -215,6 +231,7 @@ fn route(
         waits: rest.and_then(|rest| rest.get_field_by_name("waits")?.as_bool()).unwrap_or_default(),
         rpc: rpc.clone(),
         grpc: rpc_path(rpc)?,
+        events,
         success: success(rest)?,
         transport: upstream(&template)?,
         template,
@@ -223,6 +240,25 @@ fn route(
         resource,
         location,
     })
+}
+
+fn events(
+    rpc: &MethodDescriptor,
+    rest: Option<&DynamicMessage>,
+    shown: &MessageDescriptor,
+) -> Result<Option<Events>, String> {
+    let events = rest
+        .filter(|rest| rest.has_field_by_name("events"))
+        .and_then(|rest| rest.get_field_by_name("events").and_then(|events| events.as_message().cloned()));
+    match events {
+        None if !rpc.is_server_streaming() => Ok(None),
+        Some(events) if rpc.is_server_streaming() => {
+            let name = |field: &str| text(&events, field).unwrap_or_default();
+            let (id, resume) = (scalar(shown, &name("id"))?, scalar(&rpc.input(), &name("resume"))?);
+            Ok(Some(Events { id, name: scalar(shown, &name("name"))?, resume }))
+        }
+        _ => Err("a stream of answers says how it becomes events, and nothing else does".to_owned()),
+    }
 }
 
 /// What a path is about: its segment after the version, such as `order` in `/v1/order/dead-letters`.
@@ -405,6 +441,6 @@ pub(crate) mod tests {
             assert!(table(&odd).is_err(), "{rest}");
         }
         let stream = format!("rpc Odd(Ask) returns (stream Answer) {{ {rule} }}");
-        assert!(table(&stream).err().unwrap().contains("streams"));
+        assert!(table(&stream).err().unwrap().contains("a stream of answers says how it becomes events"));
     }
 }

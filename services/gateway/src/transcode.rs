@@ -18,6 +18,8 @@ pub(crate) struct Answer {
     pub(crate) json: Vec<u8>,
     /// Where it can be read.
     pub(crate) location: Option<String>,
+    /// The resource before it was JSON.
+    pub(crate) shown: DynamicMessage,
 }
 
 /// Reads a body.
@@ -100,7 +102,8 @@ pub(crate) fn answer(route: &Route, wire: bytes::Bytes) -> Result<Answer, String
     let mut json = Vec::with_capacity(512);
     let written = resource.serialize_with_options(&mut serde_json::Serializer::new(&mut json), &OUT);
     written.map_err(|why| format!("the answer of {rpc} is not JSON: {why}"))?;
-    Ok(Answer { json, location: route.location.as_deref().map(|template| filled(template, &resource)) })
+    let location = route.location.as_deref().map(|template| filled(template, &resource));
+    Ok(Answer { json, location, shown: resource })
 }
 
 /// A template of a path with the fields of a resource in its places.

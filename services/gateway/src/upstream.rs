@@ -5,7 +5,7 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use resilience::deadline::Deadline;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 /// Calls a service and waits for its answer until the deadline.
 ///
@@ -27,6 +27,20 @@ pub(crate) async fn call(
             Err(Status::deadline_exceeded("the answer did not end in time; whether the call took effect is unknown"))
         }
     }
+}
+
+/// Calls a service that answers with a stream.
+///
+/// # Errors
+/// The status that the service, or the way to it, answered instead.
+pub(crate) async fn stream(
+    transport: Transport,
+    rpc: PathAndQuery,
+    request: Request<Bytes>,
+) -> Result<Streaming<Bytes>, Status> {
+    let mut client = tonic::client::Grpc::with_origin(transport, Uri::from_static("http://shop"));
+    client.ready().await?;
+    client.server_streaming(request, rpc, Raw).await.map(tonic::Response::into_inner)
 }
 
 #[derive(Clone, Copy, Debug, Default)]

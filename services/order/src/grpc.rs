@@ -1,11 +1,13 @@
 //! The driving adapter: gRPC in, use cases out.
 use clock::Timestamp;
+use futures::stream::BoxStream;
 use host::call::{Caller, answer};
 use proto::order::order_service_server::OrderService;
 use proto::order::{
     CancelOrderRequest, CancelOrderResponse, Cancellation as CancellationMessage, GetOrderRequest, GetOrderResponse,
     ListOrderEventsRequest, ListOrderEventsResponse, ListOrdersRequest, ListOrdersResponse, Order as Message,
-    OrderLine, OrderStatus, PlaceOrderRequest, PlaceOrderResponse, Rejection, ShippingAddress,
+    OrderLine, OrderStatus, PlaceOrderRequest, PlaceOrderResponse, Rejection, ShippingAddress, WatchOrderRequest,
+    WatchOrderResponse,
 };
 use store::folded::Folded;
 use tonic::{Request, Response, Status as GrpcStatus, async_trait};
@@ -45,6 +47,16 @@ impl OrderService for Grpc {
         let caller = Caller::of(&request, &self.0.process.ids)?;
         let events = self.0.events(&caller, request.into_inner()).await;
         answer(events.map(|events| ListOrderEventsResponse { events }))
+    }
+
+    type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, GrpcStatus>>;
+
+    async fn watch_order(
+        &self,
+        request: Request<WatchOrderRequest>,
+    ) -> Result<Response<Self::WatchOrderStream>, GrpcStatus> {
+        let caller = Caller::of(&request, &self.0.process.ids)?;
+        answer(self.0.watch(&caller, request.into_inner()).await)
     }
 
     async fn list_orders(

@@ -82,7 +82,7 @@ fn moment(at_time: &prost_types::Timestamp) -> Result<Timestamp, Refusal> {
     micros.map(Timestamp).ok_or_else(|| Refusal::invalid("at_time", "at_time is a moment of the years 1 to 9999"))
 }
 
-fn shown(recorded: Recorded) -> Result<OrderEvent, Refusal> {
+pub(crate) fn shown(recorded: Recorded) -> Result<OrderEvent, Refusal> {
     let Recorded { version, timestamp, event, meta, stream, .. } = recorded;
     let Ok(Value::Object(data)) = serde_json::from_str(&event.data) else {
         return Err(unavailable(store::ReadError::Corrupt(format!("{stream} version {version} is no JSON object"))));

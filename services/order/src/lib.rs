@@ -5,6 +5,7 @@
 //! | [`order`] | PURE: the rules of one order |
 //! | `service` | use cases: place, see, list, cancel |
 //! | `history` | use cases: the audit trail, and the order as it was |
+//! | `watch` | use case: follow an order |
 //! | `grpc` | driving adapter |
 //! | [`checkout`] | driven adapter: the participants of the sagas in `sagas/*.yaml` |
 //! | `sagas` | what operators see of sagas, and do about them |
@@ -23,6 +24,7 @@ mod sagas;
 mod service;
 mod settling;
 mod told;
+mod watch;
 
 use std::sync::Arc;
 

@@ -185,6 +185,18 @@ impl Order {
     }
 }
 
+impl Order {
+    /// Whether nothing more can happen to it.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        match self.status {
+            Status::Delivered => self.cancellation != Cancellation::Requested,
+            Status::Rejected(_) | Status::Cancelled => true,
+            Status::Absent | Status::Placed | Status::Confirmed | Status::Shipped => false,
+        }
+    }
+}
+
 impl Decider for Order {
     type Command = (Command, Timestamp);
     type Event = Event;

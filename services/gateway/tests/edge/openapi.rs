@@ -201,10 +201,23 @@ async fn headers_are_asked_for_where_they_are_read() {
     let sagas = ["RetrySaga", "SkipSagaStep", "ForceSaga"];
     let products = ["AddProduct", "ChangePrice", "ReceiveStock"];
     let operators = [&products[..], &letters, &sagas, &["ListSagas", "GetSaga"]].concat();
-    let customers =
-        ["CancelOrder", "GetOrder", "GetProduct", "ListOrderEvents", "ListOrders", "ListProducts", "PlaceOrder"];
+    let customers = [
+        "CancelOrder",
+        "GetOrder",
+        "GetProduct",
+        "ListOrderEvents",
+        "ListOrders",
+        "ListProducts",
+        "PlaceOrder",
+        "WatchOrder",
+    ];
     assert_eq!(takers(&document, "X-Operator"), map(&operators, true));
     assert_eq!(takers(&document, "X-Customer-Id"), map(&customers, false));
+    assert_eq!(takers(&document, "Last-Event-ID"), map(&["WatchOrder"], false));
+    assert!(
+        operations(&document)["GET /v1/orders/{order_id}:watch"]["responses"]["200"]["content"]["text/event-stream"]
+            .is_object()
+    );
     assert_eq!(takers(&document, "Prefer"), map(&["CancelOrder", "GetOrder", "PlaceOrder"], false));
     assert_eq!(takers(&document, "traceparent"), map(&[&operators[..], &customers].concat(), false));
     let posts = [&products[..], &acts, &sagas, &["CancelOrder", "PlaceOrder"]].concat();

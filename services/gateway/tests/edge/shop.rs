@@ -99,6 +99,16 @@ impl OrderService for Shop {
         Ok(tonic::Response::new(order::GetOrderResponse { order: Some(an_order(&request.get_ref().order_id)) }))
     }
 
+    type WatchOrderStream = futures::stream::BoxStream<'static, Result<order::WatchOrderResponse, Status>>;
+
+    async fn watch_order(&self, request: Request<order::WatchOrderRequest>) -> Answered<Self::WatchOrderStream> {
+        self.saw("WatchOrder", &request).await?;
+        let event = |version| order::OrderEvent { version, r#type: "OrderPlaced".to_owned(), ..Default::default() };
+        let told = (request.get_ref().after_version() + 1..=3).map(event);
+        let told: Vec<_> = told.map(|event| Ok(order::WatchOrderResponse { event: Some(event) })).collect();
+        Ok(tonic::Response::new(Box::pin(futures::stream::iter(told))))
+    }
+
     async fn list_order_events(
         &self,
         request: Request<order::ListOrderEventsRequest>,
@@ -248,7 +258,7 @@ impl World {
     }
 
     pub(crate) async fn answer<B: http_body::Body<Data = Bytes>>(&self, request: http::Request<B>) -> Answer {
-        let (head, body): (_, Full<Bytes>) = Response::into_parts(self.gateway.handle(request).await);
+        let (head, body) = Response::into_parts(self.gateway.handle(request).await);
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         assert_ne!(head.status, StatusCode::NO_CONTENT);
         Answer { status: head.status.as_u16(), headers: head.headers, text }

@@ -15,3 +15,4 @@ mod kill;
 mod operators;
 mod program;
 mod saga_matrix;
+mod watch;

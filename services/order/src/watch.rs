@@ -1,0 +1,99 @@
+//! What happens to an order, told while it happens.
+//!
+//! # Problem
+//! A client that wants to know when its parcel leaves asks again and again, too often for the shop and too seldom for the
+//! customer; and one whose connection breaks does not know what it missed.
+//!
+//! # Pattern
+//! A subscription to one stream of the log, from a version on: catch up first, then follow. The version is what a client
+//! resumes by.
+//!
+//! # Here
+//! The same events as in the audit trail, in the same order, each once. Whoever follows is woken when the log grows and looks
+//! at the order's own stream; at most every [`PAUSE`], for it is woken by other orders too.
+//!
+//! # Limits
+//! A watcher costs a look at its stream for each time the log grew, at most 20 a second.
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, StreamExt, try_unfold};
+use host::call::Caller;
+use host::check;
+use host::error::Refusal;
+use host::use_case::unavailable;
+use proto::order::{OrderEvent, WatchOrderRequest, WatchOrderResponse};
+use store::{StreamId, Version};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+
+use crate::ledger::order_stream;
+use crate::service::Orders;
+
+/// The least time between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often it is looked although nobody said that the log grew.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// So many events are read at once.
+const PAGE: usize = 100;
+
+/// Somebody who follows an order.
+struct Watcher {
+    orders: Orders,
+    order_id: String,
+    stream: StreamId,
+    growth: watch::Receiver<()>,
+    seen: Version,
+    ready: VecDeque<OrderEvent>,
+}
+
+impl Orders {
+    /// The events of the caller's own order after a version, and those to come.
+    pub(crate) async fn watch(
+        &self,
+        caller: &Caller,
+        request: WatchOrderRequest,
+    ) -> Result<BoxStream<'static, Result<WatchOrderResponse, Status>>, Refusal> {
+        let WatchOrderRequest { order_id, after_version } = request;
+        check::id("order_id", &order_id)?;
+        let order = self.own(caller, &order_id).await?;
+        let (present, after) = (order.version, after_version.unwrap_or(0));
+        let seen = Version::try_from(after).ok().filter(|after| *after <= present).ok_or_else(|| {
+            let message = format!("the order is at version {present}; what follows {after} cannot be told");
+            Refusal::invalid("after_version", message)
+        })?;
+        let (orders, stream, growth) = (self.clone(), order_stream(&order_id), self.ledger.store.growth());
+        let watcher = Watcher { orders, order_id, stream, growth, seen, ready: VecDeque::new() };
+        Ok(try_unfold(watcher, Watcher::next).boxed())
+    }
+}
+
+impl Watcher {
+    async fn next(mut self) -> Result<Option<(WatchOrderResponse, Watcher)>, Status> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some((WatchOrderResponse { event: Some(event) }, self)));
+            }
+            // Before looking: what is recorded after the look ends the wait.
+            self.growth.borrow_and_update();
+            let ledger = &self.orders.ledger;
+            let news = ledger.store.load(&self.stream, self.seen, PAGE).await.map_err(unavailable)?;
+            if let Some(last) = news.last() {
+                self.seen = last.version;
+                self.ready = news.into_iter().map(crate::history::shown).collect::<Result<_, _>>()?;
+                continue;
+            }
+            let order = ledger.order(&self.order_id).await.map_err(unavailable)?;
+            let told = order.version == self.seen;
+            if (told && order.state.ended()) || self.orders.process.tasks.is_stopping() {
+                return Ok(None);
+            }
+            if told {
+                sleep(PAUSE).await;
+                // Either ends the wait.
+                let _ = timeout(LOOK_EVERY, self.growth.changed()).await;
+            }
+        }
+    }
+}
