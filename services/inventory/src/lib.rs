@@ -7,10 +7,12 @@
 //! | [`reservation`] | PURE: what one order holds |
 //! | [`service`] | use cases |
 //! | `shelves` | changes over several of these in one commit |
+//! | [`found`] | what products can be found by |
 //! | `told` | what others are told |
 //! | `heard` | what it makes of what shipping tells |
 //! | `grpc` | driving adapter |
 
+pub mod found;
 mod grpc;
 mod heard;
 pub mod product;
@@ -28,6 +30,8 @@ use messaging::Messages;
 use messaging::consumer::Consumer;
 use messaging::relay::Relay;
 use proto::inventory::inventory_service_server::InventoryServiceServer;
+use search::Index;
+use search::projection::{Meters, Projector};
 use store::Store;
 use telemetry::metrics::Red;
 
@@ -42,8 +46,16 @@ pub struct Served {
 }
 
 /// Starts the service over its store.
-pub fn start(process: &Process, store: Arc<dyn Store>, messages: &Messages, red: Red) -> Served {
-    let inventory = Inventory::new(process, store.clone());
+pub fn start(
+    process: &Process,
+    store: Arc<dyn Store>,
+    messages: &Messages,
+    (index, meters): (Arc<dyn Index>, &Meters),
+    red: Red,
+) -> Served {
+    let found = Projector::new(process, store.clone(), index, Arc::new(found::Found), meters);
+    found.start();
+    let inventory = Inventory::new(process, store.clone(), found);
     Relay::new(process, store.clone(), messages, "inventory", told::publicity).start();
     let heard = Arc::new(heard::Heard(inventory.clone()));
     let consumer = Consumer::new(process, store, messages, ("inventory", &["shipping-events"]), heard);

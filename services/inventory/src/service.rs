@@ -7,10 +7,13 @@ use host::error::Refusal;
 use host::use_case::unavailable;
 use host::{Process, check};
 use proto::inventory as message;
+use search::Query;
+use search::projection::Projector;
 use store::folded::Folded;
 use store::{Commit, Store};
 use tonic::Code;
 
+use crate::found::CATEGORY;
 use crate::product::{self, Description, Product};
 use crate::reservation::{self, Held};
 use crate::shelves::{About, Change, PRODUCT, Seen, Shelves};
@@ -30,13 +33,14 @@ const SCAN: usize = 1_000;
 pub struct Inventory {
     store: Arc<dyn Store>,
     shelves: Shelves,
+    found: Projector,
 }
 
 impl Inventory {
     /// Inventory over the service's store.
     #[must_use]
-    pub fn new(process: &Process, store: Arc<dyn Store>) -> Inventory {
-        Inventory { shelves: Shelves::new(process, store.clone()), store }
+    pub fn new(process: &Process, store: Arc<dyn Store>, found: Projector) -> Inventory {
+        Inventory { shelves: Shelves::new(process, store.clone()), store, found }
     }
 
     /// A page of products.
@@ -47,6 +51,9 @@ impl Inventory {
         let size = check::page_size(request.page_size)?;
         if !request.category.is_empty() {
             category("category", &request.category)?;
+        }
+        if !request.query.is_empty() {
+            return self.find(request, size).await;
         }
         if !request.page_token.is_empty() {
             check::sku("page_token", &request.page_token)?;
@@ -67,6 +74,24 @@ impl Inventory {
                 page.next_page_token = if more { sku.to_owned() } else { String::new() };
                 break;
             }
+        }
+        Ok(page)
+    }
+
+    /// A page of products that have all the words. They are shown as they are now.
+    async fn find(
+        &self,
+        request: message::ListProductsRequest,
+        size: usize,
+    ) -> Result<message::ListProductsResponse, Refusal> {
+        let message::ListProductsRequest { query: text, category, page_token, seen, .. } = request;
+        let only = (!category.is_empty()).then_some((CATEGORY, category));
+        let query = Query { text, owner: String::new(), facets: only.into_iter().collect(), size, page_token, seen };
+        let found = self.found.search(&query).await?;
+        let mut page = message::ListProductsResponse { next_page_token: found.next_page_token, ..Default::default() };
+        for sku in found.ids {
+            let (product, stock) = self.shelves.look(&sku).await.map_err(unavailable)?;
+            page.products.push(shown(&sku, &product, &stock.state));
         }
         Ok(page)
     }

@@ -1,9 +1,10 @@
-//! What the program does with a data folder besides opening the shop on it: `verify` and `replay`.
+//! What the program does with a data folder besides opening the shop on it: `verify`, `rebuild` and `replay`.
 use std::fmt::Debug;
 use std::io::Write;
 
 use anyhow::bail;
 use decider::Decider;
+use search::projection::{self, Rebuilt};
 use serde::de::DeserializeOwned;
 use store::seal::{self, Verdict};
 use store::{Store, StreamId, Version, folded};
@@ -29,6 +30,23 @@ pub async fn verify(folder: &Folder, stores: &Stores, out: &mut impl Write) -> a
         }
     }
     Ok(good)
+}
+
+/// Makes the search indices anew beside the old ones, says how they differ, and puts them in their place.
+///
+/// # Errors
+/// If a log cannot be read, or an index not be written.
+pub async fn rebuild(folder: &Folder, stores: Stores, out: &mut impl Write) -> anyhow::Result<()> {
+    let Stores { order, inventory, order_search, product_search, .. } = stores;
+    // Nobody else may have the files open.
+    drop((order_search, product_search));
+    let of_orders = projection::rebuild(order.as_ref(), &order::found::Found, &folder.index("order")).await?;
+    let of_products =
+        projection::rebuild(inventory.as_ref(), &inventory::found::Found, &folder.index("product")).await?;
+    for (name, Rebuilt { documents, differences }) in [("order", of_orders), ("product", of_products)] {
+        writeln!(out, "{name} search: {documents} documents; {differences} were not as they are now")?;
+    }
+    Ok(())
 }
 
 /// Prints each event of a stream up to a version, and the state after it.

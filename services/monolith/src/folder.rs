@@ -22,6 +22,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail};
 use clock::Clock;
 use messaging::Bus;
+use search::fts::Fts;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use store::sqlite::Sqlite;
@@ -91,7 +92,11 @@ impl Folder {
                 threads.into_iter().map(|thread| thread.join().map_err(broke).flatten()).collect();
             (opened, bus.join().map_err(broke).flatten())
         });
-        let mut opened = opened?.into_iter();
+        let (opened, bus) = (opened?, bus?);
+        if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
+            self.write_manifest()?;
+        }
+        let mut opened = opened.into_iter();
         let mut next = || opened.next().expect("one store for each file");
         let stores = Stores {
             order: next(),
@@ -100,11 +105,10 @@ impl Folder {
             shipping: next(),
             bank: next(),
             carrier: next(),
-            bus: bus?,
+            bus,
+            order_search: Arc::new(Fts::open(&self.index("order"))?),
+            product_search: Arc::new(Fts::open(&self.index("product"))?),
         };
-        if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
-            self.write_manifest()?;
-        }
         Ok(stores)
     }
 
@@ -124,6 +128,12 @@ impl Folder {
             Sqlite::create(&file, clock.clone())
         };
         Ok(Arc::new(store?))
+    }
+
+    /// Where an index is. The manifest does not list it: it can be made again.
+    #[must_use]
+    pub fn index(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}-search.db"))
     }
 
     /// Where the seals of a service's log are.

@@ -68,6 +68,8 @@ struct Config {
 enum Command {
     /// Check every event against its seal; ends with 1 if one does not fit, and names the first
     Verify,
+    /// Make the search indices anew from the logs, and say how the old ones differed
+    Rebuild,
     /// Print each event of a stream, and the state after it
     Replay {
         /// Such as order-ID, checkout-ID, payment-ID, shipment-ID, reservation-ID, product-SKU or stock-SKU
@@ -115,6 +117,7 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match command {
         Command::Verify => commands::verify(&folder, &stores, &mut out).await,
+        Command::Rebuild => commands::rebuild(&folder, stores, &mut out).await.map(|()| true),
         Command::Replay { stream, to } => commands::replay(&stores, stream, *to, &mut out).await.map(|()| true),
     }
 }

@@ -10,6 +10,9 @@ use messaging::{Bus, Messages};
 use order::Neighbours;
 use payment::bank::{Bank, Report};
 use payment::provider::PaymentProvider;
+use search::Index;
+use search::fts::Fts;
+use search::projection::Meters;
 use shipping::carrier::{Carrier, Simulator};
 use store::Store;
 use store::memory::Memory;
@@ -33,6 +36,10 @@ pub struct Stores {
     pub carrier: Arc<dyn Store>,
     /// What carries messages between the services.
     pub bus: Arc<dyn Bus>,
+    /// What orders are found by.
+    pub order_search: Arc<dyn Index>,
+    /// What products are found by.
+    pub product_search: Arc<dyn Index>,
 }
 
 impl Stores {
@@ -48,6 +55,8 @@ impl Stores {
             bank: store(),
             carrier: store(),
             bus: Arc::new(messaging::memory::Memory::plain()),
+            order_search: Arc::new(Fts::in_memory()),
+            product_search: Arc::new(Fts::in_memory()),
         }
     }
 
@@ -126,14 +135,17 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let Surroundings { bank, reports, carrier, pick_up, between } = surroundings;
     let red = Red::new(&process.metrics, "grpc");
     let messages = Messages::new(process, stores.bus.clone());
-    let inventory = inventory::start(process, stores.inventory.clone(), &messages, red.clone());
+    let meters = Meters::new(process);
+    let found = (stores.product_search.clone(), &meters);
+    let inventory = inventory::start(process, stores.inventory.clone(), &messages, found, red.clone());
     let payment = payment::start(process, stores.payment.clone(), &messages, (bank, reports), red.clone());
     let shipping = shipping::start(process, stores.shipping.clone(), &messages, (carrier, pick_up), red.clone());
     let (inventory_letters, shipping_letters) = (inventory.dead_letters, shipping.dead_letters);
     let inventory = between("inventory", inventory.inventory);
     let (payment, shipping) = (between("payment", payment), between("shipping", shipping.shipping));
     let neighbours = Neighbours { inventory: inventory.clone(), payment, shipping };
-    let order = order::start(process, stores.order.clone(), &messages, neighbours, red)
+    let found = (stores.order_search.clone(), &meters);
+    let order = order::start(process, stores.order.clone(), &messages, found, neighbours, red)
         .map_err(|why| format!("a saga is refused: {why}"))?;
     let upstreams = [
         ("shop.inventory.v1.InventoryService", inventory.clone()),

@@ -9,12 +9,14 @@
 //! | `grpc` | driving adapter |
 //! | [`checkout`] | driven adapter: the participants of the sagas in `sagas/*.yaml` |
 //! | `sagas` | what operators see of sagas, and do about them |
+//! | [`found`] | what orders can be found by |
 //! | `told` | what others are told of orders |
 //! | `heard` | what orders make of what shipping tells |
 //! | [`ledger`] | the streams of orders, and what a saga's end changes in them |
 //! | `settling` | lets a request wait until an order is settled |
 
 pub mod checkout;
+pub mod found;
 mod grpc;
 mod heard;
 mod history;
@@ -40,6 +42,8 @@ use proto::payment::payment_service_client::PaymentServiceClient;
 use proto::shipping::shipping_service_client::ShippingServiceClient;
 use saga::Runner;
 use saga::definition::Refused;
+use search::Index;
+use search::projection::{Meters, Projector};
 use store::Store;
 use telemetry::metrics::Red;
 
@@ -72,6 +76,7 @@ pub fn start(
     process: &Process,
     store: Arc<dyn Store>,
     messages: &Messages,
+    (index, meters): (Arc<dyn Index>, &Meters),
     neighbours: Neighbours,
     red: Red,
 ) -> Result<Served, Refused> {
@@ -87,10 +92,12 @@ pub fn start(
     let heard = Arc::new(heard::Heard(ledger.clone()));
     let consumer = Consumer::new(process, store.clone(), messages, ("order", &["shipping-events"]), heard);
     consumer.listen();
+    let found = Projector::new(process, store.clone(), index, Arc::new(found::Found), meters);
+    found.start();
     let runner = Runner::new(process, store, calls.clone(), Arc::new(ledger.clone()));
     runner.listen();
     let sagas = checkout::Sagas::load()?;
-    let orders = service::Orders { process: process.clone(), ledger, calls, runner, sagas };
+    let orders = service::Orders { process: process.clone(), ledger, calls, runner, sagas, found };
     Ok(Served {
         sagas: in_process(SagaServiceServer::new(sagas::Grpc(orders.clone())), red.clone()),
         orders: in_process(OrderServiceServer::new(grpc::Grpc(orders)), red.clone()),

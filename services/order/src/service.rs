@@ -11,12 +11,15 @@ use proto::inventory::CheckLinesRequest;
 use proto::order::{CancelOrderRequest, ListOrdersRequest, OrderStatus, PlaceOrderRequest, ShippingAddress};
 use proto::payment::CheckPaymentMethodRequest;
 use saga::{Input, Pending, Runner};
+use search::Query;
+use search::projection::Projector;
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, CommitId, Expected, StreamId, Version};
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::checkout::{Calls, OrderData, Sagas, lines};
+use crate::found::STATUS;
 use crate::ledger::{Ledger, Listing, cancellation_stream, checkout_stream, customer_stream, refusal};
 use crate::order::{Address, Command, Details, Line, Order, Status};
 use crate::settling::Waiting;
@@ -45,6 +48,7 @@ pub(crate) struct Orders {
     pub(crate) calls: Arc<Calls>,
     pub(crate) runner: Runner,
     pub(crate) sagas: Sagas,
+    pub(crate) found: Projector,
 }
 
 /// An order and its id, as they are answered.
@@ -266,6 +270,9 @@ impl Orders {
         let size = check::page_size(request.page_size)?;
         let status = OrderStatus::try_from(request.status)
             .map_err(|_| Refusal::invalid("status", format!("there is no order status {}", request.status)))?;
+        if !request.query.is_empty() {
+            return self.find(caller, request, size, status).await;
+        }
         let stream = customer_stream(&caller.customer);
         let store = &self.ledger.store;
         let newest = store.version(&stream).await.map_err(unavailable)?;
@@ -297,6 +304,32 @@ impl Orders {
             }
         }
         Ok((page, if next == 0 { String::new() } else { next.to_string() }))
+    }
+
+    /// A page of the caller's own orders that have all the words. They are shown as they are now.
+    async fn find(
+        &self,
+        caller: &Caller,
+        request: &ListOrdersRequest,
+        size: usize,
+        status: OrderStatus,
+    ) -> Result<(Vec<Answer>, String), Refusal> {
+        let only = (status != OrderStatus::Unspecified).then(|| (STATUS, status.as_str_name().to_owned()));
+        let query = Query {
+            text: request.query.clone(),
+            owner: caller.customer.to_string(),
+            facets: only.into_iter().collect(),
+            size,
+            page_token: request.page_token.clone(),
+            seen: request.seen.clone(),
+        };
+        let found = self.found.search(&query).await?;
+        let mut page = Vec::with_capacity(found.ids.len());
+        for order_id in found.ids {
+            let order = self.ledger.order(&order_id).await.map_err(unavailable)?;
+            page.push((order_id, order));
+        }
+        Ok((page, found.next_page_token))
     }
 }
 

@@ -176,6 +176,8 @@ impl Mortal {
             bank: mortal(&stores.bank),
             carrier: mortal(&stores.carrier),
             bus: stores.bus.clone(),
+            order_search: stores.order_search.clone(),
+            product_search: stores.product_search.clone(),
         }
     }
 }

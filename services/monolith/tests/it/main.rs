@@ -8,6 +8,7 @@ mod books;
 mod checkout;
 mod crash_matrix;
 mod faults;
+mod finding;
 mod fulfilment;
 mod harness;
 mod history;

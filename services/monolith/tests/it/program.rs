@@ -252,3 +252,33 @@ async fn replay_prints_each_event_and_the_state_after_it() {
         assert!(!good && said.contains(sentence), "{arguments:?}: {said}");
     }
 }
+
+#[tokio::test]
+async fn rebuild_makes_the_search_anew_without_a_difference() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    assert_eq!(Program::start(&data).await.stop().await, Some(0));
+    let (good, said) = command(&data, &["rebuild"]).await;
+    assert!(good && said.contains("product search: 64 documents; 0 were not as they are now"), "{said}");
+    rusqlite::Connection::open(data.join("product-search.db"))
+        .unwrap()
+        .execute("UPDATE documents SET version = 9 WHERE key = 7", [])
+        .unwrap();
+    let (good, said) = command(&data, &["rebuild"]).await;
+    assert!(good && said.contains("64 documents; 1 were not"), "{said}");
+    fs::write(data.join("product-search.db"), "broken").unwrap();
+    let program = Program::start(&data).await;
+    let found = async {
+        loop {
+            let path = "/v1/products?query=boseong";
+            let (status, page) =
+                send(&client(), &program.address, Method::GET, path, &[], String::new()).await.unwrap();
+            if status == StatusCode::OK && page["products"][0]["sku"] == "TEA-BOSEONG-100" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), found).await.expect("it is made anew at the start");
+    program.stop().await;
+}

@@ -1,0 +1,181 @@
+//! Read models that are searched: what a service has recorded, in the form in which it is asked for.
+//!
+//! # Problem
+//! A log of events answers "what is this order", not "which of my orders went to Busan". Answering that from the log reads
+//! all of it; keeping a second table by hand drifts away from it.
+//!
+//! # Pattern
+//! CQRS: a read model of its own, a projection of the service's own log. It can be thrown away and made again.
+//!
+//! # Here
+//! | file | holds |
+//! |---|---|
+//! | [`words`] | PURE: the words of a text, and what a search for some means |
+//! | [`fts`] | the index on SQLite's FTS5 |
+//! | [`projection`] | follows the log and writes the index; rebuilds it |
+//!
+//! [`Index`] is the port. A [`Document`] is a function of a stream at a version, so that whatever is written twice, or by two, is
+//! the newest in the end. Whose a document is, is part of the search in the index: nothing is filtered afterwards.
+//!
+//! # Limits
+//! A found document may be some moments behind its stream; the service shows the stream as it is. What was found is ordered
+//! by age, newest first, not by how well it fits.
+
+pub mod fts;
+pub mod projection;
+pub mod words;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use host::error::Refusal;
+use sha2::{Digest, Sha256};
+use store::{Position, Version};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::words::Term;
+
+/// What can be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Document {
+    /// Its name, unique in the index.
+    pub id: String,
+    /// The version of the stream that it shows. It replaces only what is older.
+    pub version: Version,
+    /// Who may find it; empty: everybody.
+    pub owner: String,
+    /// What it can be filtered by, exactly.
+    pub facets: BTreeMap<&'static str, String>,
+    /// What it can be found by.
+    pub text: Vec<String>,
+}
+
+/// How far an index has followed its log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last position that is in it; 0 if none is.
+    pub position: Position,
+    /// The event there: another log has another.
+    pub event: Uuid,
+}
+
+/// A search.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    /// The words to find, all of them.
+    pub text: String,
+    /// Whose documents; empty: those that are everybody's.
+    pub owner: String,
+    /// What they must be, exactly.
+    pub facets: BTreeMap<&'static str, String>,
+    /// At most so many.
+    pub size: usize,
+    /// `next_page_token` of the page before; empty for the first.
+    pub page_token: String,
+    /// What must be in it, as `ID@VERSION`; empty: whatever is.
+    pub seen: String,
+}
+
+/// A page of what was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Their names, newest first.
+    pub ids: Vec<String>,
+    /// Asks for the next page; empty on the last.
+    pub next_page_token: String,
+}
+
+/// Why nothing was found, or written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SearchError {
+    /// It cannot be searched for that.
+    #[error("{field}: {message}")]
+    Refused {
+        /// The field to blame.
+        field: &'static str,
+        /// Why, as a sentence.
+        message: String,
+    },
+    /// The index cannot be read or written, or is not complete yet. Try again later.
+    #[error("the search index is unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl From<SearchError> for Refusal {
+    fn from(error: SearchError) -> Refusal {
+        match error {
+            SearchError::Refused { field, message } => Refusal::invalid(field, message),
+            other => Refusal::new(Code::Unavailable, "search_unavailable", other.to_string()),
+        }
+    }
+}
+
+/// A document and the version of it that a search must see.
+pub(crate) fn seen(text: &str) -> Result<(&str, Version), SearchError> {
+    let read = text.rsplit_once('@').and_then(|(id, version)| Some((id, version.parse().ok()?)));
+    let message = "seen is a name and a version, such as ID@3".to_owned();
+    read.filter(|(id, _)| !id.is_empty()).ok_or(SearchError::Refused { field: "seen", message })
+}
+
+/// The port: an index over documents that were written in some order.
+#[async_trait]
+pub trait Index: Send + Sync + 'static {
+    /// Writes documents and how far the log is in it, in one step. A document keeps its place in the order, which is that of
+    /// their first writing.
+    async fn write(&self, documents: Vec<Document>, checkpoint: Checkpoint) -> Result<(), SearchError>;
+
+    /// How far the log is in it.
+    async fn checkpoint(&self) -> Result<Checkpoint, SearchError>;
+
+    /// The version of a document; 0 if there is none.
+    async fn version(&self, id: &str) -> Result<Version, SearchError>;
+
+    /// Up to `size` documents that match, with their places, newest first, from before a place on.
+    async fn find(&self, terms: &[Term], query: &Query, before: u64) -> Result<Vec<(u64, String)>, SearchError>;
+
+    /// Forgets everything.
+    async fn clear(&self) -> Result<(), SearchError>;
+}
+
+const TOKEN_BYTES: usize = 16;
+
+/// A page of what a query finds.
+///
+/// # Errors
+/// [`SearchError::Refused`] for a text that cannot be searched for, or a page token that is not of this query.
+pub async fn search(index: &dyn Index, query: &Query) -> Result<Page, SearchError> {
+    let terms = words::terms(&query.text).map_err(|message| SearchError::Refused { field: "query", message })?;
+    let mark = fingerprint(query);
+    let before = if query.page_token.is_empty() { u64::MAX } else { place(&query.page_token, mark)? };
+    let found = index.find(&terms, query, before).await?;
+    let more = found.last().filter(|_| found.len() == query.size).map(|(place, _)| token(*place, mark));
+    Ok(Page { ids: found.into_iter().map(|(_, id)| id).collect(), next_page_token: more.unwrap_or_default() })
+}
+
+/// What tells one query from another, however many of its pages are asked for.
+fn fingerprint(query: &Query) -> u64 {
+    let mut hash = Sha256::new();
+    let facets = query.facets.iter().flat_map(|(name, value)| [*name, value.as_str()]);
+    for word in [query.text.as_str(), query.owner.as_str()].into_iter().chain(facets) {
+        hash.update((word.len() as u64).to_be_bytes());
+        hash.update(word);
+    }
+    hash.finalize().iter().take(8).fold(0, |number, byte| (number << 8) | u64::from(*byte))
+}
+
+fn token(place: u64, mark: u64) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode([place.to_be_bytes(), mark.to_be_bytes()].concat())
+}
+
+fn place(token: &str, mark: u64) -> Result<u64, SearchError> {
+    let message =
+        "page_token is the next_page_token of the page before, as it was given, of the same search".to_owned();
+    let refused = SearchError::Refused { field: "page_token", message };
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok().filter(|bytes| bytes.len() == TOKEN_BYTES);
+    let number = |bytes: &[u8]| bytes.iter().fold(0_u64, |number, byte| (number << 8) | u64::from(*byte));
+    let (place, theirs) = bytes.map(|bytes| (number(&bytes[..8]), number(&bytes[8..]))).ok_or(refused.clone())?;
+    if theirs == mark { Ok(place) } else { Err(refused) }
+}
