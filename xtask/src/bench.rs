@@ -1,6 +1,6 @@
 //! Builds what a measurement needs in release form, and runs it.
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::steps::{Cargo, Failed, judge};
 
@@ -14,7 +14,7 @@ pub(crate) fn run(cargo: &Cargo, kind: &str, arguments: &[&str]) -> Result<(), F
     let server: &[&str] = if kind == "saga" { &[] } else { &["--package", "monolith"] };
     cargo.step(&[&["build", "--release", "--package", "load-tests"], server].concat())?;
 
-    let target = target(cargo)?;
+    let target = cargo.target()?;
     let program = target.join("release").join("load-tests");
     let mut command = std::process::Command::new(&program);
     command.arg(kind).args(arguments);
@@ -36,33 +36,9 @@ fn with_last_lines(failed: &Failed, log: &Path) -> Failed {
     Failed { sentence: format!("{}; the last lines of its log:\n{last}", failed.sentence), code: failed.code }
 }
 
-/// Where cargo puts what it builds.
-fn target(cargo: &Cargo) -> Result<PathBuf, Failed> {
-    let metadata = cargo.command(&["metadata", "--format-version", "1", "--no-deps"]).output();
-    let text = metadata.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let sentence = || "cargo metadata does not tell where the target folder is".to_owned();
-    target_directory(&text).map(PathBuf::from).ok_or_else(|| Failed { sentence: sentence(), code: 1 })
-}
-
-/// The target folder in the JSON of `cargo metadata`. A path with a quote or a backslash in it is not found.
-fn target_directory(metadata: &str) -> Option<&str> {
-    let (_, rest) = metadata.split_once(r#""target_directory":""#)?;
-    let (path, _) = rest.split_once('"')?;
-    (!path.contains('\\')).then_some(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_target_folder_is_found() {
-        let text = r#"{"packages":[],"target_directory":"/a/b c","version":1}"#;
-        assert_eq!(target_directory(text), Some("/a/b c"));
-        for other in ["", r#"{"version":1}"#, r#"{"target_directory":"/a\\b"}"#] {
-            assert_eq!(target_directory(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn a_failure_shows_what_was_said_last() {

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "it is a program for a terminal")]
 
 mod bench;
+mod proto;
 mod steps;
 
 use std::process::ExitCode;
@@ -11,7 +12,11 @@ use steps::Cargo;
 
 const MANUAL: &str = "\
 cargo xtask test
-    Everything that has to hold before a change goes in: format, lints, build, tests. Stops at the first failure.
+    Everything that has to hold before a change goes in: format, lints, build, tests, the style of the .proto files and
+    that they still fit what was published. Stops at the first failure. Installs what it needs below the target folder.
+
+cargo xtask release proto
+    Makes the present .proto files the published ones, which later ones must fit.
 
 cargo xtask bench saga|checkout|flat [arguments]
     Builds in release form what the measurement needs, and runs it. `cargo xtask bench checkout --help` lists the
@@ -27,6 +32,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["test"] => steps::test(&Cargo::of_this_run()),
+        ["release", "proto"] => proto::release(&Cargo::of_this_run()),
         ["bench", kind, rest @ ..] if bench::KINDS.contains(kind) => bench::run(&Cargo::of_this_run(), kind, rest),
         other => {
             eprint!("`cargo xtask {}` is not among these:\n\n{MANUAL}", other.join(" "));

@@ -28,6 +28,19 @@ impl Cargo {
         Cargo { program, root: root.canonicalize().unwrap_or(root) }
     }
 
+    /// The root of the workspace.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where cargo puts what it builds.
+    pub(crate) fn target(&self) -> Result<PathBuf, Failed> {
+        let metadata = self.command(&["metadata", "--format-version", "1", "--no-deps"]).output();
+        let text = metadata.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        let sentence = || "cargo metadata does not tell where the target folder is".to_owned();
+        target_directory(&text).map(PathBuf::from).ok_or_else(|| Failed { sentence: sentence(), code: 1 })
+    }
+
     /// A command that is to run at the root of the workspace.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
@@ -55,10 +68,20 @@ const TEST: [&[&str]; 4] = [
 
 /// Everything that has to hold before a change goes in.
 pub(crate) fn test(cargo: &Cargo) -> Result<(), Failed> {
-    let (outcome, took) = timed(|| TEST.iter().try_for_each(|arguments| cargo.step(arguments)));
+    let (outcome, took) = timed(|| {
+        TEST.iter().try_for_each(|arguments| cargo.step(arguments))?;
+        crate::proto::check(cargo)
+    });
     outcome?;
-    println!("all {} steps passed in {:.1} s", TEST.len(), took.as_secs_f64());
+    println!("all {} steps and the .proto files passed in {:.1} s", TEST.len(), took.as_secs_f64());
     Ok(())
+}
+
+/// The target folder in the JSON of `cargo metadata`. A path with a quote or a backslash in it is not found.
+fn target_directory(metadata: &str) -> Option<&str> {
+    let (_, rest) = metadata.split_once(r#""target_directory":""#)?;
+    let (path, _) = rest.split_once('"')?;
+    (!path.contains('\\')).then_some(path)
 }
 
 /// Whether a command that ended, ended well.
@@ -83,6 +106,15 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_target_folder_is_found() {
+        let text = r#"{"packages":[],"target_directory":"/a/b c","version":1}"#;
+        assert_eq!(target_directory(text), Some("/a/b c"));
+        for other in ["", r#"{"version":1}"#, r#"{"target_directory":"/a\\b"}"#] {
+            assert_eq!(target_directory(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn a_failure_keeps_its_exit_code() {

@@ -1,0 +1,118 @@
+//! Holds the .proto files to their style and to what was published: `buf`, installed below the target folder.
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::steps::{Cargo, Failed, judge};
+
+/// Where the pinned package is described.
+const PINNED: &str = "xtask/buf";
+/// What clients may have been generated from.
+const PUBLISHED: &str = "proto/published.binpb";
+/// A field that a check takes away, to see that it is missed: its file, its line, and what is said of it.
+const TAKEN_AWAY: (&str, &str, &str) = ("shop/order/v1/order.proto", "  int64 total = 6;\n", "with name \"total\"");
+
+/// Lints the files, compares them with what was published, and sees that a removed field would be refused.
+pub(crate) fn check(cargo: &Cargo) -> Result<(), Failed> {
+    println!("==> buf lint, buf breaking");
+    let Some(buf) = installed(cargo)? else { return Ok(()) };
+    let root = cargo.root();
+    judge("buf lint proto", Command::new(&buf).current_dir(root).args(["lint", "proto"]).status())?;
+    let against = ["breaking", "proto", "--against", PUBLISHED];
+    judge("buf breaking proto", Command::new(&buf).current_dir(root).args(against).status())?;
+    refuses_a_removed_field(&buf, root, &cargo.target()?.join("buf").join("removed"))?;
+    println!("==> buf lint, buf breaking: passed; a removed field is refused\n");
+    Ok(())
+}
+
+/// Makes the present files the published ones.
+pub(crate) fn release(cargo: &Cargo) -> Result<(), Failed> {
+    let Some(buf) = installed(cargo)? else { return Err(failed("buf is needed for this")) };
+    let build = ["build", "proto", "--exclude-source-info", "-o", PUBLISHED];
+    judge("buf build proto", Command::new(&buf).current_dir(cargo.root()).args(build).status())
+}
+
+fn refuses_a_removed_field(buf: &Path, root: &Path, copy: &Path) -> Result<(), Failed> {
+    let (file, line, said) = TAKEN_AWAY;
+    let without = || -> io::Result<bool> {
+        if copy.exists() {
+            fs::remove_dir_all(copy)?;
+        }
+        copy_all(&root.join("proto"), copy)?;
+        let text = fs::read_to_string(copy.join(file))?;
+        fs::write(copy.join(file), text.replace(line, ""))?;
+        Ok(text.contains(line))
+    };
+    let there = without().map_err(|why| failed(format!("proto cannot be copied: {why}")))?;
+    if !there {
+        return Err(failed(format!("{file} has no line {line:?} that could be taken away")));
+    }
+    let output = Command::new(buf).current_dir(root).arg("breaking").arg(copy).args(["--against", PUBLISHED]).output();
+    let output = output.map_err(|why| failed(format!("buf breaking cannot be started: {why}")))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.success() || !text.contains(said) {
+        return Err(failed(format!("buf did not refuse a removed field; it said: {text}")));
+    }
+    Ok(())
+}
+
+/// The `.proto` files and `buf`'s settings; nothing else is needed.
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let wanted = source.extension().is_some_and(|extension| extension == "proto" || extension == "yaml");
+        if entry.file_type()?.is_dir() {
+            copy_all(&source, &target)?;
+        } else if wanted {
+            fs::copy(&source, &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// The pinned `buf`, installed if it is not; `None` without npm on a developer's machine.
+fn installed(cargo: &Cargo) -> Result<Option<PathBuf>, Failed> {
+    let folder = cargo.target()?.join("buf");
+    let (pinned, buf) = (cargo.root().join(PINNED), folder.join("node_modules/.bin/buf"));
+    let lock = "package-lock.json";
+    let same = || {
+        fs::read(pinned.join(lock)).ok().is_some_and(|lock_file| fs::read(folder.join(lock)).ok() == Some(lock_file))
+    };
+    if buf.exists() && same() {
+        return Ok(Some(buf));
+    }
+    if Command::new("npm").arg("--version").output().is_err() {
+        return match on_ci() {
+            true => Err(failed("npm is missing: it installs buf, which checks the .proto files")),
+            false => {
+                println!("!!! SKIPPED: npm is missing, so the .proto files are not checked\n");
+                Ok(None)
+            }
+        };
+    }
+    let copied = fs::create_dir_all(&folder).and_then(|()| {
+        ["package.json", lock, ".npmrc"]
+            .iter()
+            .try_for_each(|name| fs::copy(pinned.join(name), folder.join(name)).map(drop))
+    });
+    copied.map_err(|why| failed(format!("{} cannot be written: {why}", folder.display())))?;
+    let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+    let outcome = judge("npm ci", Command::new("npm").current_dir(&folder).args(install).status());
+    if outcome.is_err() {
+        // Half an installation would be taken for a whole one.
+        let _ = fs::remove_file(folder.join(lock));
+    }
+    outcome.map(|()| Some(buf))
+}
+
+#[expect(clippy::disallowed_methods, reason = "CI says so in the environment")]
+fn on_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
+
+fn failed(sentence: impl Into<String>) -> Failed {
+    Failed { sentence: sentence.into(), code: 1 }
+}
