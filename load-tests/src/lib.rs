@@ -22,6 +22,7 @@ pub mod chance;
 pub mod checkout;
 pub mod connection;
 pub mod drive;
+pub mod facts;
 pub mod flat;
 pub mod proc;
 pub mod report;

@@ -2,7 +2,7 @@
 //!
 //! It ends with an error if any answer was not as expected; a missed bar is printed, and no error.
 use clap::{Parser, Subcommand};
-use load_tests::{checkout, flat, saga};
+use load_tests::{checkout, facts, flat, saga};
 use tokio::runtime::Builder;
 
 /// Measures the shop. It starts its own server: `monolith` beside this program.
@@ -19,6 +19,8 @@ enum Bench {
     Saga(saga::Options),
     /// A whole checkout over HTTP, the edge alone, and the start of an empty shop
     Checkout(checkout::Options),
+    /// What is published and found beside the requests: the relay, and the search
+    Facts(facts::Options),
     /// Whether a shop with a past is as fast, as small and as quick to start as a new one
     Flat(flat::Options),
 }
@@ -27,6 +29,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         // The engine runs as it does in a server: on as many threads as there are cores.
         Bench::Saga(options) => Builder::new_multi_thread().enable_all().build()?.block_on(saga::run(options)),
+        Bench::Facts(options) => Builder::new_multi_thread().enable_all().build()?.block_on(facts::run(options)),
         // One thread costs the server least.
         Bench::Checkout(options) => {
             Builder::new_current_thread().enable_all().build()?.block_on(checkout::run(options))
@@ -71,6 +74,7 @@ mod tests {
             "load-tests checkout --orders 20000 --phase throughput --phase edge --seed 7",
             "load-tests checkout --url http://127.0.0.1:8080",
             "load-tests flat --orders 200000",
+            "load-tests facts --events 100000 --orders 200000 --products 1000",
         ] {
             assert!(!refused(line), "{line}");
         }

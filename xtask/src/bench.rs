@@ -5,13 +5,15 @@ use std::path::Path;
 use crate::steps::{Cargo, Failed, judge};
 
 /// What can be measured.
-pub(crate) const KINDS: [&str; 3] = ["saga", "checkout", "flat"];
+pub(crate) const KINDS: [&str; 4] = ["saga", "checkout", "facts", "flat"];
+/// What is measured in the measuring program itself.
+const INSIDE: [&str; 2] = ["saga", "facts"];
 const LAST_LINES: usize = 10;
 
 /// Measures one of [`KINDS`], with arguments that go on as they are.
 pub(crate) fn run(cargo: &Cargo, kind: &str, arguments: &[&str]) -> Result<(), Failed> {
-    // The saga engine runs inside the measuring program; everything else is asked of a server.
-    let server: &[&str] = if kind == "saga" { &[] } else { &["--package", "monolith"] };
+    // Everything else is asked of a server.
+    let server: &[&str] = if INSIDE.contains(&kind) { &[] } else { &["--package", "monolith"] };
     cargo.step(&[&["build", "--release", "--package", "load-tests"], server].concat())?;
 
     let target = cargo.target()?;

@@ -47,11 +47,12 @@ impl Fts {
     /// # Errors
     /// A sentence, if the file cannot be made.
     pub fn open(file: &Path) -> Result<Fts, SearchError> {
+        let there = file.exists();
         let opened = connect(file).and_then(|db| usable(&db).map(|usable| usable.then_some(db)));
         let db = match opened {
             Ok(Some(db)) => db,
             other => {
-                if file.exists() {
+                if there {
                     let why = other.err().map_or("it has another form".to_owned(), |why| why.to_string());
                     tracing::warn!(file = %file.display(), why, "a search index is made anew");
                 }
