@@ -20,6 +20,7 @@
 //! | `body` | reading a body within a size and a time |
 //! | `transcode` | JSON to protobuf and back |
 //! | `upstream` | the gRPC call |
+//! | `docs` | the API page |
 //! | `events` | streams of answers as server-sent events |
 //! | `problem` | what is answered when the answer is no (RFC 9457) |
 //! | `openapi` | the document of the API: an operation for each route |
@@ -37,6 +38,7 @@
 //! reaches the port. Which fields a request must have, and how long they may be, `/openapi.json` says in words only: that
 //! is all the .proto files tell.
 mod body;
+mod docs;
 mod edge;
 mod events;
 mod openapi;
@@ -75,6 +77,7 @@ use tokio::time::Instant;
 use tonic::Code;
 use tracing::Instrument;
 
+use crate::docs::Asset;
 use crate::problem::Problem;
 use crate::routes::{Found, Table};
 
@@ -141,6 +144,7 @@ enum Page {
     Ready,
     Metrics,
     Api,
+    Docs(Asset),
 }
 
 impl Page {
@@ -150,7 +154,7 @@ impl Page {
             "/readyz" => Some(Page::Ready),
             "/metrics" => Some(Page::Metrics),
             "/openapi.json" => Some(Page::Api),
-            _ => None,
+            _ => Asset::at(path).map(Page::Docs),
         }
     }
 
@@ -160,6 +164,7 @@ impl Page {
             Page::Ready => "GET /readyz",
             Page::Metrics => "GET /metrics",
             Page::Api => "GET /openapi.json",
+            Page::Docs(asset) => asset.label,
         }
     }
 }
@@ -256,6 +261,7 @@ impl Gateway {
             Page::Alive => ("text/plain", Bytes::from_static(b"ok")),
             Page::Metrics => ("text/plain; version=0.0.4", Bytes::from(self.metrics.text())),
             Page::Api => ("application/json", self.api.clone()),
+            Page::Docs(asset) => (asset.media_type, asset.bytes()),
             Page::Ready => {
                 let missing = self.health.unready();
                 if !missing.is_empty() {
@@ -268,6 +274,11 @@ impl Gateway {
         };
         let mut response = Response::new(Full::from(text));
         put(&mut response, header::CONTENT_TYPE.as_str(), kind.to_owned());
+        if let Page::Docs(_) = page {
+            put(&mut response, header::CONTENT_SECURITY_POLICY.as_str(), docs::POLICY.to_owned());
+            put(&mut response, header::X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff".to_owned());
+            put(&mut response, header::CACHE_CONTROL.as_str(), "max-age=3600".to_owned());
+        }
         Ok(response)
     }
 

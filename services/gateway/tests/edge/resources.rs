@@ -136,3 +136,26 @@ async fn an_answer_without_its_resource_is_our_fault() {
     let answer = world.post("/v1/orders", ORDER).await;
     assert_eq!((answer.status, answer.problem().0.as_str()), (500, "internal"));
 }
+
+/// Everything that the API page refers to is served by the gateway itself.
+#[tokio::test]
+async fn the_api_page_is_whole() {
+    let world = World::new();
+    let page = world.get("/docs").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    assert!(page.header("content-security-policy").contains("script-src 'self';"));
+    let quoted = page.text.split('"').filter(|text| text.starts_with("/docs/"));
+    let referred: Vec<_> = quoted.map(str::to_owned).collect();
+    assert_eq!(referred.len(), 3);
+    assert!(!page.text.contains("//"), "nothing from elsewhere");
+    for path in referred {
+        let asset = world.get(&path).await;
+        assert_eq!(asset.status, 200, "{path}");
+        assert!(asset.text.len() > 50 && asset.header("content-type").starts_with("text/"), "{path}");
+        let head = world.send(http::Method::HEAD, &path, &[], "").await;
+        assert_eq!((head.header("content-length"), head.text.len()), (asset.text.len().to_string().as_str(), 0));
+    }
+    assert!(world.get("/docs/start.js").await.text.contains("/openapi.json"));
+    assert_eq!(world.post("/docs", "{}").await.status, 405);
+    assert_eq!(world.get("/docs/other.js").await.status, 404);
+}
