@@ -19,6 +19,7 @@
 //! # Limits
 //! At least once. Two relays at a time do no harm, but publish twice: the mark moves for one of them only.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use host::Process;
@@ -33,6 +34,9 @@ use crate::{Bus, BusError, Message, Messages, Partition};
 
 /// How often the log is looked at although nobody said that it grew.
 pub const EVERY: Duration = Duration::from_millis(500);
+/// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
+/// the cursor.
+pub const PAUSE: Duration = Duration::from_millis(5);
 /// How long is waited after a failure.
 pub const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// Into how many partitions a topic is made: as many consumers of a group can share the work.
@@ -90,6 +94,8 @@ pub struct Relay {
     topic: String,
     publicity: Publicity,
     meters: Meters,
+    /// Up to here nothing after the cursor is anybody else's business. Forgotten with the process, and found again.
+    quiet: AtomicU64,
 }
 
 impl Relay {
@@ -103,7 +109,16 @@ impl Relay {
         publicity: Publicity,
     ) -> Relay {
         let (process, Messages { bus, meters }) = (process.clone(), messages.clone());
-        Relay { process, store, bus, source, topic: format!("{source}-events"), publicity, meters }
+        Relay {
+            process,
+            store,
+            bus,
+            source,
+            topic: format!("{source}-events"),
+            publicity,
+            meters,
+            quiet: AtomicU64::new(0),
+        }
     }
 
     /// The topic that it publishes to.
@@ -139,6 +154,7 @@ impl Relay {
                     unsent_age.set(0.0);
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
+                    sleep(PAUSE).await;
                 }
                 Ok(_) => self.process.health.ready(&part),
                 Err(why @ RelayError::Older(_)) => {
@@ -178,16 +194,19 @@ impl Relay {
     pub async fn step(&self) -> Result<usize, RelayError> {
         let mark = format!("relay-{}", self.topic);
         let cursor = self.store.mark(&mark).await?;
-        let page = self.store.read_all(cursor, PAGE).await?;
+        let page = self.store.read_all(cursor.max(self.quiet.load(Ordering::Relaxed)), PAGE).await?;
         let Some(end) = page.last().and_then(|last| last.position) else { return Ok(0) };
         let age = self.process.clock.now().since(page[0].timestamp);
         self.meters.unsent_age.with_label_values(&[&self.topic]).set(age.as_secs_f64());
         let messages =
             page.iter().filter_map(|event| self.message(event).transpose()).collect::<Result<Vec<_>, _>>()?;
         let published = messages.len();
-        if published > 0 {
-            self.bus.publish(&self.topic, messages).await?;
+        if published == 0 {
+            // Not worth a commit: the cursor moves over it with what is published next.
+            self.quiet.store(end, Ordering::Relaxed);
+            return Ok(page.len());
         }
+        self.bus.publish(&self.topic, messages).await?;
         // Danger: only after the bus has kept it. Killed before this line, the page goes out again; after it, never again.
         self.advance(mark, cursor, end).await?;
         self.meters.published.with_label_values(&[&self.topic]).inc_by(published as f64);

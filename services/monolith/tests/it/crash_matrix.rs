@@ -72,7 +72,7 @@ async fn killed_and_then(method: &str, country: &str, before: Customer, after: C
             };
             futures::future::select(std::pin::pin!(alive), std::pin::pin!(life.death())).await;
             if !life.is_dead() {
-                assert!(commit - opening > 12, "only {} commits were made", commit - opening - 1);
+                assert!(commit - opening > 8, "only {} commits were made", commit - opening - 1);
                 break;
             }
             // What it had subscribed to is left with its death.
