@@ -16,7 +16,7 @@
 //! # Limits
 //! Woken by the log, it waits [`PAUSE`] before it looks, so that a stream that changes quickly is written once: what is found is
 //! that much behind. A search that must see a write waits for it ([`Projector::wait_for`]).
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -288,10 +288,11 @@ pub async fn rebuild(store: &dyn Store, projection: &dyn Projection, file: &Path
     Ok(Rebuilt { documents, differences })
 }
 
-/// How many entries of two lists, each in its order, are not the same.
+/// How many documents are in one of two lists only, or in another version.
 fn differences(old: &[(String, Version)], new: &[(String, Version)]) -> usize {
-    let same = old.iter().zip(new).filter(|(old, new)| old == new).count();
-    old.len().max(new.len()) - same
+    let (old, new): (BTreeMap<_, _>, BTreeMap<_, _>) = (old.iter().cloned().collect(), new.iter().cloned().collect());
+    let kept = old.iter().filter(|(id, version)| new.get(*id) == Some(version)).count();
+    old.keys().chain(new.keys()).collect::<BTreeSet<_>>().len() - kept
 }
 
 async fn follow(

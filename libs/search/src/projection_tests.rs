@@ -99,7 +99,7 @@ async fn a_rebuilt_index_is_the_grown_one() {
     drop(index);
     // What somebody changed behind its back is noticed.
     let db = rusqlite::Connection::open(&file).unwrap();
-    db.execute_batch("UPDATE documents SET version = version - 1 WHERE key = 5; DELETE FROM documents WHERE key = 311")
+    db.execute_batch("UPDATE documents SET version = version - 1 WHERE key = 5; DELETE FROM documents WHERE key = 7")
         .unwrap();
     drop(db);
     let rebuilt = rebuild(world.store.as_ref(), &Notes("note"), &file).await.unwrap();
