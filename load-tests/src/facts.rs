@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use host::Process;
 use messaging::Messages;
-use messaging::relay::{Public, Relay};
+use messaging::relay::{KEEP_EVERY, Public, Relay};
 use search::fts::Fts;
 use search::{Checkpoint, Document, Index, Query};
 use store::folded::persist;
@@ -89,14 +89,20 @@ async fn relay(options: &Options, folder: &Folder, report: &Report) -> Result<()
     let told = |recorded: &Recorded| {
         Ok(Public::Fact { kind: "shop.events.v1.Told".to_owned(), payload: recorded.event.data.clone().into_bytes() })
     };
-    let relay = Relay::new(&process, store, &messages, "order", told);
+    let mut relay = Relay::new(&process, store, &messages, "order", told);
     let (started, mut published) = (Instant::now(), 0);
+    let mut kept = started;
     loop {
         match relay.step().await? {
             0 => break,
             count => published += count,
         }
+        if kept.elapsed() >= KEEP_EVERY {
+            relay.keep().await?;
+            kept = Instant::now();
+        }
     }
+    relay.keep().await?;
     let rate = published as f64 / started.elapsed().as_secs_f64();
     report.head(&["relay, SQLite to SQLite", "events", "events/s", "bars"]);
     let bars = bar("≥ 20,000/s", rate >= LEAST_RELAYED);

@@ -161,8 +161,8 @@ pub trait Subscription: Send + 'static {
     /// Dropping the future loses nothing.
     async fn next(&mut self, limit: usize) -> Result<Vec<Delivered>, BusError>;
 
-    /// Everything of the partition up to and including `offset` is dealt with, for the whole group, for ever. An offset
-    /// below one that was acknowledged changes nothing.
+    /// Everything of the partition up to and including `offset` is dealt with, for the whole group. An offset below one that
+    /// was acknowledged changes nothing. A crash right after it may forget it: then messages come again, as they may anyway.
     ///
     /// # Errors
     /// REVOKED if the partition is not this member's any more, or was away since it was given the message: nothing is

@@ -10,8 +10,8 @@
 //!
 //! # Here
 //! [`Relay::step`] reads the log after its cursor, in position order, publishes what others may know, and only then moves the
-//! cursor, a mark in the service's own store. It is woken when the log grows. Killed in between, it publishes a page again: whoever listens finds the
-//! versions familiar. A page that cannot be published is tried again from its first message, so that a partition only ever
+//! cursor. It is woken when the log grows. The cursor is kept as a mark in the service's own store ([`Relay::keep`]), not after
+//! every page: what was published since is published again after a kill, and whoever listens finds the versions familiar. A page that cannot be published is tried again from its first message, so that a partition only ever
 //! receives prefixes, and the order of a key is that of its stream. An event that is nobody else's business travels as an
 //! empty envelope, so that versions stay dense. Before its first page it reads back what was published last, and refuses a log
 //! that lacks it ([`Relay::check`]).
@@ -19,14 +19,13 @@
 //! # Limits
 //! At least once. Two relays at a time do no harm, but publish twice: the mark moves for one of them only.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use host::Process;
 use prost::Name;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::envelope::{Envelope, PRIVATE};
 use crate::meters::Meters;
@@ -37,6 +36,8 @@ pub const EVERY: Duration = Duration::from_millis(500);
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);
+/// How long the cursor may be ahead of its mark: a kill has so much published again, and no move costs more commits than this.
+pub const KEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long is waited after a failure.
 pub const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// Into how many partitions a topic is made: as many consumers of a group can share the work.
@@ -94,8 +95,19 @@ pub struct Relay {
     topic: String,
     publicity: Publicity,
     meters: Meters,
-    /// Up to here nothing after the cursor is anybody else's business. Forgotten with the process, and found again.
-    quiet: AtomicU64,
+    /// Absent until its mark was read.
+    cursor: Option<Cursor>,
+}
+
+/// How far the log was dealt with.
+#[derive(Clone, Copy)]
+struct Cursor {
+    /// Up to here all that others may know is on the bus.
+    reached: Position,
+    /// Up to here something was published: where a mark is worth a commit.
+    published: Position,
+    /// What the mark says.
+    marked: Position,
 }
 
 impl Relay {
@@ -109,16 +121,7 @@ impl Relay {
         publicity: Publicity,
     ) -> Relay {
         let (process, Messages { bus, meters }) = (process.clone(), messages.clone());
-        Relay {
-            process,
-            store,
-            bus,
-            source,
-            topic: format!("{source}-events"),
-            publicity,
-            meters,
-            quiet: AtomicU64::new(0),
-        }
+        Relay { process, store, bus, source, topic: format!("{source}-events"), publicity, meters, cursor: None }
     }
 
     /// The topic that it publishes to.
@@ -128,16 +131,16 @@ impl Relay {
     }
 
     /// Publishes the log as it grows, until the process stops.
-    pub fn start(self) {
+    pub fn start(mut self) {
         let tasks = self.process.tasks.clone();
         tasks.spawn_until_stop(async move { self.run().await });
     }
 
-    async fn run(&self) {
+    async fn run(&mut self) {
         let part = format!("{} relay", self.source);
         let unsent_age = self.meters.unsent_age.with_label_values(&[&self.topic]);
         let mut growth = self.store.growth();
-        let mut checked = false;
+        let (mut checked, mut kept) = (false, Instant::now());
         loop {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
@@ -147,10 +150,16 @@ impl Relay {
                     self.check().await?;
                     checked = true;
                 }
-                self.step().await
+                let events = self.step().await?;
+                if kept.elapsed() >= KEEP_EVERY {
+                    self.keep().await?;
+                    kept = Instant::now();
+                }
+                Ok(events)
             };
             match stepped.await {
                 Ok(0) => {
+                    self.process.health.ready(&part);
                     unsent_age.set(0.0);
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
@@ -191,37 +200,59 @@ impl Relay {
     ///
     /// # Errors
     /// As [`RelayError`]; nothing was skipped then.
-    pub async fn step(&self) -> Result<usize, RelayError> {
-        let mark = format!("relay-{}", self.topic);
-        let cursor = self.store.mark(&mark).await?;
-        let page = self.store.read_all(cursor.max(self.quiet.load(Ordering::Relaxed)), PAGE).await?;
+    pub async fn step(&mut self) -> Result<usize, RelayError> {
+        let cursor = self.cursor().await?;
+        let page = self.store.read_all(cursor.reached, PAGE).await?;
         let Some(end) = page.last().and_then(|last| last.position) else { return Ok(0) };
         let age = self.process.clock.now().since(page[0].timestamp);
         self.meters.unsent_age.with_label_values(&[&self.topic]).set(age.as_secs_f64());
         let messages =
             page.iter().filter_map(|event| self.message(event).transpose()).collect::<Result<Vec<_>, _>>()?;
-        let published = messages.len();
-        if published == 0 {
-            // Not worth a commit: the cursor moves over it with what is published next.
-            self.quiet.store(end, Ordering::Relaxed);
-            return Ok(page.len());
+        let (count, mut cursor) = (messages.len(), Cursor { reached: end, ..cursor });
+        if count > 0 {
+            self.bus.publish(&self.topic, messages).await?;
+            cursor.published = end;
         }
-        self.bus.publish(&self.topic, messages).await?;
-        // Danger: only after the bus has kept it. Killed before this line, the page goes out again; after it, never again.
-        self.advance(mark, cursor, end).await?;
-        self.meters.published.with_label_values(&[&self.topic]).inc_by(published as f64);
+        // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.
+        self.cursor = Some(cursor);
+        self.meters.published.with_label_values(&[&self.topic]).inc_by(count as f64);
         Ok(page.len())
     }
 
-    async fn advance(&self, name: String, from: Position, to: Position) -> Result<(), ReadError> {
+    async fn cursor(&mut self) -> Result<Cursor, ReadError> {
+        if let Some(cursor) = self.cursor {
+            return Ok(cursor);
+        }
+        let marked = self.store.mark(&self.mark()).await?;
+        Ok(*self.cursor.insert(Cursor { reached: marked, published: marked, marked }))
+    }
+
+    fn mark(&self) -> String {
+        format!("relay-{}", self.topic)
+    }
+
+    /// Keeps the cursor as a mark, so that a restart begins there.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written; the mark is where it was then, or where it was to be.
+    pub async fn keep(&mut self) -> Result<(), ReadError> {
+        let Some(Cursor { published, marked, .. }) = self.cursor.filter(|cursor| cursor.published > cursor.marked)
+        else {
+            return Ok(());
+        };
         let id = CommitId::from(self.process.ids.next().to_string());
-        let marks = vec![MarkMove { name, from, to }];
+        let marks = vec![MarkMove { name: self.mark(), from: marked, to: published }];
         let commit = Commit { marks, ..Commit::new(id, Meta::default()) };
         match store::folded::persist(self.store.as_ref(), commit).await {
-            // Another relay was here; the next step begins where it is.
-            Ok(()) | Err(CommitError::AlreadyHandled(_) | CommitError::Conflict { .. }) => Ok(()),
-            Err(other) => Err(store::folded::unreadable(other)),
+            Ok(()) => {}
+            // Another relay was here: it published what it marked.
+            Err(CommitError::AlreadyHandled(_) | CommitError::Conflict { .. }) => self.cursor = None,
+            Err(other) => return Err(store::folded::unreadable(other)),
         }
+        if let Some(cursor) = &mut self.cursor {
+            cursor.marked = published;
+        }
+        Ok(())
     }
 
     fn message(&self, recorded: &Recorded) -> Result<Option<Message>, ReadError> {

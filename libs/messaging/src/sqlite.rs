@@ -9,6 +9,7 @@
 //! # Here
 //! Every change goes through a bounded queue to the thread of `sqlite_writer.rs`. `ledger.rs` knows the ends of the
 //! partitions, so that a member looks into the file only when there is something for it, and is woken by what is written.
+//! An acknowledgement is answered when it is queued: if a crash forgets it, messages come again.
 //!
 //! # Limits
 //! One process per file. One read at a time. A full queue answers `Unavailable` at once. A batch is as large in memory as
@@ -117,15 +118,19 @@ impl Open {
     }
 
     async fn write(&self, work: Work) -> Result<(), BusError> {
-        let (answer, answered) = oneshot::channel();
-        match &*lock(&self.queue) {
-            None => return Err(self.unavailable("it is closed")),
-            Some(queue) => queue.try_send(Job { work, answer }).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => self.unavailable("too much is waiting to be written"),
-                mpsc::error::TrySendError::Closed(_) => self.unavailable("its writer has stopped"),
-            })?,
-        }
+        let answered = self.enqueue(work)?;
         answered.await.map_err(|_| self.unavailable("its writer stopped before it answered"))?
+    }
+
+    fn enqueue(&self, work: Work) -> Result<oneshot::Receiver<Result<(), BusError>>, BusError> {
+        let (answer, answered) = oneshot::channel();
+        let closed = || self.unavailable("it is closed");
+        let queued = lock(&self.queue).as_ref().ok_or_else(closed)?.try_send(Job { work, answer });
+        let full = |error| match error {
+            mpsc::error::TrySendError::Full(_) => self.unavailable("too much is waiting to be written"),
+            mpsc::error::TrySendError::Closed(_) => self.unavailable("its writer has stopped"),
+        };
+        queued.map(|()| answered).map_err(full)
     }
 
     /// The messages of the ranges. It runs on the calling task: a read by an index on cached pages is about as long as
@@ -219,9 +224,12 @@ impl Subscription for Listening {
     }
 
     async fn acknowledge(&mut self, topic: &str, partition: Partition, offset: Offset) -> Result<(), BusError> {
-        let place = Place { topic: topic.into(), partition };
+        let (group, place) = (&self.member.group, Place { topic: topic.into(), partition });
         lock(&self.bus.ledger).may_acknowledge(&self.member, &place, offset)?;
-        self.bus.write(Work::Acknowledge(self.member.group.clone(), place, offset + 1)).await
+        // Nobody waits for the disk: what is published next shares its fsync.
+        drop(self.bus.enqueue(Work::Acknowledge(group.clone(), place.clone(), offset + 1))?);
+        lock(&self.bus.ledger).acknowledged(group, &place, offset + 1);
+        Ok(())
     }
 }
 

@@ -187,7 +187,8 @@ impl Writer {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         for job in jobs {
             match &job.work {
-                Work::Acknowledge(group, place, next) => ledger.acknowledged(group, place, *next),
+                // The ledger learned of it when it was queued.
+                Work::Acknowledge(..) => {}
                 Work::Create(name, _) | Work::Publish(name, _) => {
                     if let Some(topic) = self.topics.get(name) {
                         ledger.reached(name, topic.ends.clone());
