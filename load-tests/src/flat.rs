@@ -90,7 +90,7 @@ pub async fn run(options: Options) -> Result<()> {
 
     fill(&options, &program, &folder, &mut report).await?;
     let full = restart(&options, &program, &folder, &report).await?;
-    let (fresh, _) = Server::start(&program, &folder.at("fresh")).await?;
+    let (fresh, _) = Server::start(&program, &folder.at("fresh"), &[]).await?;
     let (mut fresh, mut full) = (Shop::over(fresh, options.seed).await?, Shop::over(full, options.seed).await?);
     for (name, shop) in [("fresh warm-up", &fresh), ("full warm-up", &full)] {
         report.check(name, &shop.drive(options.turn.div_ceil(5), options.in_flight).await?);
@@ -106,7 +106,7 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 async fn fill(options: &Options, program: &Path, folder: &Folder, report: &mut Report) -> Result<()> {
-    let (server, _) = Server::start(program, &folder.at("full")).await?;
+    let (server, _) = Server::start(program, &folder.at("full"), &[]).await?;
     let shop = Shop::over(server, options.seed).await?;
     let before = Usage::of(shop.server.pid())?;
     let tally = shop.drive(options.orders, options.in_flight).await?;
@@ -136,11 +136,11 @@ async fn restart(options: &Options, program: &Path, folder: &Folder, report: &Re
         memory.push(rss_anon(server.pid())? as f64);
         Ok(())
     };
-    let (mut server, took) = Server::start(program, &folder.at("full")).await?;
+    let (mut server, took) = Server::start(program, &folder.at("full"), &[]).await?;
     note(&server, took)?;
     for _ in 1..options.restarts {
         server.stop().await?;
-        let (again, took) = Server::start(program, &folder.at("full")).await?;
+        let (again, took) = Server::start(program, &folder.at("full"), &[]).await?;
         note(&again, took)?;
         server = again;
     }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`saga`] | the saga engine alone, in this process |
 //! | [`checkout`] | a whole checkout over HTTP, the edge alone, the start of an empty shop |
+//! | [`facts`] | what is published and found beside the requests |
+//! | [`fulfilment`] | from confirmed to shipped, and a shop with nothing to do |
 //! | [`flat`] | whether a shop with a past is as fast as a new one |
 //! | [`drive`] | closed loop and open loop |
 //! | [`connection`] | one keep-alive connection |
@@ -24,6 +26,7 @@ pub mod connection;
 pub mod drive;
 pub mod facts;
 pub mod flat;
+pub mod fulfilment;
 pub mod proc;
 pub mod report;
 pub mod saga;

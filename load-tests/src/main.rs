@@ -2,7 +2,7 @@
 //!
 //! It ends with an error if any answer was not as expected; a missed bar is printed, and no error.
 use clap::{Parser, Subcommand};
-use load_tests::{checkout, facts, flat, saga};
+use load_tests::{checkout, facts, flat, fulfilment, saga};
 use tokio::runtime::Builder;
 
 /// Measures the shop. It starts its own server: `monolith` beside this program.
@@ -21,6 +21,8 @@ enum Bench {
     Checkout(checkout::Options),
     /// What is published and found beside the requests: the relay, and the search
     Facts(facts::Options),
+    /// From confirmed to shipped on an idle shop, and what an idle shop takes
+    Fulfilment(fulfilment::Options),
     /// Whether a shop with a past is as fast, as small and as quick to start as a new one
     Flat(flat::Options),
 }
@@ -33,6 +35,9 @@ fn main() -> anyhow::Result<()> {
         // One thread costs the server least.
         Bench::Checkout(options) => {
             Builder::new_current_thread().enable_all().build()?.block_on(checkout::run(options))
+        }
+        Bench::Fulfilment(options) => {
+            Builder::new_current_thread().enable_all().build()?.block_on(fulfilment::run(options))
         }
         Bench::Flat(options) => Builder::new_current_thread().enable_all().build()?.block_on(flat::run(options)),
     }
@@ -74,6 +79,7 @@ mod tests {
             "load-tests checkout --orders 20000 --phase throughput --phase edge --seed 7",
             "load-tests checkout --url http://127.0.0.1:8080",
             "load-tests flat --orders 200000",
+            "load-tests fulfilment --orders 300 --seconds 15",
             "load-tests facts --events 100000 --orders 200000 --products 1000",
         ] {
             assert!(!refused(line), "{line}");

@@ -75,17 +75,17 @@ pub struct Server {
 
 impl Server {
     /// Starts a server over the data folder `data`, and tells how long it took from there to the first answer to a
-    /// customer. What it prints goes to a file beside the data folder. The environment is handed on: with
-    /// `JANGTEO_LOG=warn` it is measured without most of its log lines.
+    /// customer. `arguments` go on as they are. What it prints goes to a file beside the data folder. The environment is handed
+    /// on: with `JANGTEO_LOG=warn` it is measured without most of its log lines.
     ///
     /// # Errors
     /// If it ends or does not answer within a minute.
-    pub async fn start(program: &Path, data: &Path) -> Result<(Server, Duration)> {
+    pub async fn start(program: &Path, data: &Path, arguments: &[&str]) -> Result<(Server, Duration)> {
         let address = free_address()?;
         let log = data.with_extension("log");
         let out = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new(program);
-        command.arg("--data").arg(data).arg("--port").arg(address.port().to_string());
+        command.arg("--data").arg(data).arg("--port").arg(address.port().to_string()).args(arguments);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
@@ -207,7 +207,7 @@ mod tests {
     async fn a_server_that_ends_at_once_is_reported_with_what_it_said() {
         let folder = Folder::make("ends").unwrap();
         let data = folder.at("data");
-        let why = Server::start(Path::new("/bin/ls"), &data).await.unwrap_err().to_string();
+        let why = Server::start(Path::new("/bin/ls"), &data, &[]).await.unwrap_err().to_string();
         assert!(why.contains("the server ended") && why.contains("--data"), "{why}");
     }
 }

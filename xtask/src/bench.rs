@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::steps::{Cargo, Failed, judge};
 
 /// What can be measured.
-pub(crate) const KINDS: [&str; 4] = ["saga", "checkout", "facts", "flat"];
+pub(crate) const KINDS: [&str; 5] = ["saga", "checkout", "fulfilment", "facts", "flat"];
 /// What is measured in the measuring program itself.
 const INSIDE: [&str; 2] = ["saga", "facts"];
 const LAST_LINES: usize = 10;

@@ -18,7 +18,7 @@ cargo xtask test
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
 
-cargo xtask bench saga|checkout|facts|flat [arguments]
+cargo xtask bench saga|checkout|fulfilment|facts|flat [arguments]
     Builds in release form what the measurement needs, and runs it. `cargo xtask bench checkout --help` lists the
     arguments of one.
 ";
