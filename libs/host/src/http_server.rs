@@ -1,4 +1,4 @@
-//! Serves HTTP/1 and HTTP/2 (prior knowledge) on a TCP port, within limits, and stops without breaking an answer.
+//! Serves HTTP/1 and HTTP/2 (prior knowledge) on a port, within limits, and stops without breaking an answer.
 //!
 //! # Problem
 //! A server that accepts whatever comes ends when the files run out; one that waits for slow clients is held by them; one
@@ -67,12 +67,36 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The length of the preface that tells HTTP/2 from HTTP/1, in bytes.
 const PREFACE_BYTES: usize = 24;
 
+/// Where connections come from: a TCP port, or a simulated one.
+pub trait Listener: Send + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Waits for the next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        loop {
+            let (stream, _) = TcpListener::accept(self).await?;
+            match stream.set_nodelay(true) {
+                Ok(()) => return Ok(stream),
+                Err(why) => tracing::debug!(%why, "a connection went at once"),
+            }
+        }
+    }
+}
+
 /// Answers every request on `listener` with `answer`, until the process stops; then lets requests under way end, for at
 /// most `limits.patience`, and returns.
 ///
 /// An answer is dropped with its connection, so work that must go on belongs on `tasks`.
-pub async fn serve<F, A, B>(listener: TcpListener, tasks: Tasks, limits: Limits, answer: F)
+pub async fn serve<L, F, A, B>(listener: L, tasks: Tasks, limits: Limits, answer: F)
 where
+    L: Listener,
     F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -116,13 +140,9 @@ fn builder(tasks: &Tasks, limits: Limits) -> Builder<OnTasks> {
 
 impl Server {
     /// Accepts connections for ever.
-    async fn accept<F, A, B>(
-        &self,
-        listener: TcpListener,
-        graceful: &GracefulShutdown,
-        cut: &CancellationToken,
-        answer: F,
-    ) where
+    async fn accept<L, F, A, B>(&self, mut listener: L, graceful: &GracefulShutdown, cut: &CancellationToken, answer: F)
+    where
+        L: Listener,
         F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
         A: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
@@ -132,7 +152,7 @@ impl Server {
         loop {
             let place = places.clone().acquire_owned().await.expect("nobody closes the semaphore");
             let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(why) => {
                     // Danger: without a pause this loop would spin while the system is out of files.
                     tracing::warn!(%why, "a connection cannot be accepted");
@@ -140,10 +160,6 @@ impl Server {
                     continue;
                 }
             };
-            if let Err(why) = stream.set_nodelay(true) {
-                tracing::debug!(%why, "a connection went at once");
-                continue;
-            }
             let answer = answer.clone();
             let service = service_fn(move |request| {
                 let answer = answer(request);
@@ -164,7 +180,7 @@ impl Server {
 
 /// Runs HTTP/2 streams on the process's tasks.
 #[derive(Clone)]
-struct OnTasks(Tasks);
+pub(crate) struct OnTasks(pub(crate) Tasks);
 
 impl<W: Future<Output: Send> + Send + 'static> Executor<W> for OnTasks {
     fn execute(&self, work: W) {
@@ -174,19 +190,19 @@ impl<W: Future<Output: Send> + Send + 'static> Executor<W> for OnTasks {
 
 /// A connection that must begin to speak in time. Hyper's own clock starts only once the version is known, and the
 /// version is not known before the first bytes: a silent client would hold its place for ever.
-struct Greeting {
-    stream: TcpStream,
+struct Greeting<S> {
+    stream: S,
     missing: usize,
     late: Option<Pin<Box<Sleep>>>,
 }
 
-impl Greeting {
-    fn new(stream: TcpStream, patience: Duration) -> Greeting {
+impl<S> Greeting<S> {
+    fn new(stream: S, patience: Duration) -> Greeting<S> {
         Greeting { stream, missing: PREFACE_BYTES, late: Some(Box::pin(tokio::time::sleep(patience))) }
     }
 }
 
-impl AsyncRead for Greeting {
+impl<S: AsyncRead + Unpin> AsyncRead for Greeting<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -212,7 +228,7 @@ impl AsyncRead for Greeting {
     }
 }
 
-impl AsyncWrite for Greeting {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Greeting<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

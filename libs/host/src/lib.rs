@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`error`] | the one table of errors: gRPC code, HTTP status, may it be tried again |
 //! | [`call`] | who calls, for whom, under which command id, how long they wait |
-//! | [`transport`] | one type under every gRPC client: in process, or over a network |
+//! | [`transport`] | one type under every gRPC client; in process |
+//! | [`network`] | the same over a network, at both ends |
 //! | [`remembered`] | the answer kept under a command id |
 //! | [`tasks`] | work that outlives the request that asked for it, and the drain at the end |
 //! | [`health`] | alive, and ready or why not |
@@ -17,6 +18,7 @@ pub mod check;
 pub mod error;
 pub mod health;
 pub mod http_server;
+pub mod network;
 pub mod remembered;
 pub mod tasks;
 pub mod transport;

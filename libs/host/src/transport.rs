@@ -13,7 +13,8 @@
 //! encoded, so that what works here works across a wire.
 //!
 //! # Limits
-//! Encoding costs a few microseconds a call. Connections, and what can go wrong with them, are not seen in process.
+//! Encoding costs a few microseconds a call. Connections, and what can go wrong with them, are not seen in process; they are
+//! in [`crate::network`].
 use std::convert::Infallible;
 use std::time::Duration;
 
