@@ -99,13 +99,17 @@ impl Fts {
         query(&db).map_err(|why| unavailable(&self.file, &why))
     }
 
-    /// Writes on a thread where it may take its time.
+    /// Writes on a thread where it may take its time; in memory at once, for then nothing waits for a disk, and a simulation has
+    /// one thread only.
     async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, SearchError> {
         let (writer, file) = (self.writer.clone(), self.file.clone());
         let work = move || change(&mut writer.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.reader.is_none() {
+            return work().map_err(|why| unavailable(&file, &why));
+        }
         match tokio::task::spawn_blocking(work).await {
             Ok(written) => written.map_err(|why| unavailable(&file, &why)),
             Err(broken) => Err(unavailable(&file, &broken)),

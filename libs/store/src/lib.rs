@@ -11,7 +11,7 @@
 //!
 //! # Here
 //! [`Store`] is the port. Its simplest truth is [`memory`], its embedded form [`sqlite`]; both pass the suite in
-//! `contract.rs`. [`folded`] turns streams into states of a decider and runs use cases; [`hot`] keeps the states of busy
+//! `contract.rs`; [`wrapped`] makes one that fails. [`folded`] turns streams into states of a decider and runs use cases; [`hot`] keeps the states of busy
 //! streams.
 //!
 //! # Limits
@@ -38,6 +38,7 @@ mod sqlite_checks;
 pub mod sqlite_file;
 mod sqlite_writer;
 pub mod timers;
+pub mod wrapped;
 
 use std::fmt;
 use std::sync::Arc;
