@@ -308,9 +308,11 @@ impl Shelves {
 
 /// What product streams are named by, before the SKU.
 pub(crate) const PRODUCT: &str = "product-";
+/// What stock streams are named by, before the SKU.
+pub(crate) const STOCK: &str = "stock-";
 
 fn streams(sku: &str) -> (StreamId, StreamId) {
-    (StreamId::from(format!("{PRODUCT}{sku}")), StreamId::from(format!("stock-{sku}")))
+    (StreamId::from(format!("{PRODUCT}{sku}")), StreamId::from(format!("{STOCK}{sku}")))
 }
 
 /// What reservation streams are named by, before the order's id.
