@@ -27,7 +27,7 @@ use crate::folded::{Folded, load_from};
 use crate::{ReadError, Snapshot, Store, StreamId, Version};
 
 /// A snapshot is kept every so many versions of a stream.
-pub const SNAPSHOT_EVERY: Version = 256;
+pub const SNAPSHOT_EVERY: Version = 64;
 const SNAPSHOT_SCHEMA: u16 = 1;
 
 /// States by stream, about `limit` of them at most.

@@ -207,7 +207,11 @@ impl Inventory {
     pub async fn check(&self, request: &message::CheckLinesRequest) -> Result<message::CheckLinesResponse, Refusal> {
         check_lines(&request.lines)?;
         for (n, line) in request.lines.iter().enumerate() {
-            let (product, _) = self.shelves.look(&line.sku).await.map_err(unavailable)?;
+            let (mut product, _) = self.shelves.look(&line.sku).await.map_err(unavailable)?;
+            if product.state.check_price(line.unit_price).is_err() {
+                // A refusal must not rest on what another replica has changed since.
+                product = self.shelves.look_anew(&line.sku).await.map_err(unavailable)?.0;
+            }
             match product.state.check_price(line.unit_price) {
                 Ok(()) => {}
                 Err(product::Rejection::Unknown | product::Rejection::Taken) => {

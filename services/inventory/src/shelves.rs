@@ -2,7 +2,12 @@
 //!
 //! Stock of a popular product is wanted by everybody at once, so states are chained (see [`store::hot`]): under one lock a
 //! change is decided on the newest states handed over and takes its place in the store's queue.
+//!
+//! Danger: another replica's commits do not show in what is held. A change learns of them by a conflict, for even what it refuses
+//! is committed with the versions that it rests on; whoever only looks compares versions with the store now and then.
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use host::Process;
@@ -15,6 +20,7 @@ use prost::Message;
 use store::folded::{self, Folded, UNAVAILABLE_TRIES, UNAVAILABLE_WAIT, unreadable};
 use store::hot::{self, Generation, Hot};
 use store::{Append, Commit, CommitError, ReadError, Store, StreamId, Versions};
+use tokio::time::Instant;
 
 use crate::product::{self, Product};
 use crate::reservation::{self, Reservation};
@@ -23,6 +29,8 @@ use crate::stock::{self, Stock};
 /// At most so many products are held in memory.
 const PRODUCTS: usize = 20_000;
 const TRIES: u32 = 32;
+/// For so long what is held is shown without asking whether another replica is ahead.
+const TRUSTED: Duration = Duration::from_millis(250);
 
 /// The states of products and stock, and the way to change them.
 #[derive(Clone)]
@@ -36,6 +44,8 @@ pub(crate) struct Shelves {
 struct Held {
     products: Hot<Product>,
     stock: Hot<Stock>,
+    /// When a SKU was last compared with the store.
+    compared: BTreeMap<String, Instant>,
 }
 
 /// What a change is decided on; products and stock in the order of the SKUs asked for.
@@ -89,14 +99,47 @@ impl Shelves {
         Shelves {
             process: process.clone(),
             store,
-            held: Arc::new(Mutex::new(Held { products: Hot::new(PRODUCTS), stock: Hot::new(PRODUCTS) })),
+            held: Arc::new(Mutex::new(Held {
+                products: Hot::new(PRODUCTS),
+                stock: Hot::new(PRODUCTS),
+                compared: BTreeMap::new(),
+            })),
             conflicts: process.metrics.counter("inventory_conflicts_total", help),
         }
     }
 
-    /// Product and stock of a SKU, as far as changes were handed over: at most some milliseconds ahead of the disk.
+    /// Product and stock of a SKU, as far as changes were handed over: at most some milliseconds ahead of the disk, or
+    /// [`TRUSTED`] behind another replica.
     pub(crate) async fn look(&self, sku: &str) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
-        // What does not exist is not held: anybody can ask for any number of such.
+        let compared = self.lock().compared.get(sku).copied();
+        if compared.is_some_and(|compared| compared.elapsed() < TRUSTED) {
+            // What does not exist is not held: anybody can ask for any number of such.
+            return self.fetch(sku, false).await;
+        }
+        self.look_anew(sku).await
+    }
+
+    /// The same, behind nobody.
+    pub(crate) async fn look_anew(&self, sku: &str) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
+        let (product, stock) = streams(sku);
+        let versions = (self.store.version(&product).await?, self.store.version(&stock).await?);
+        {
+            let mut held = self.lock();
+            if held.products.get(&product).is_some_and(|held| held.version < versions.0) {
+                let generation = held.products.generation(&product);
+                held.products.forget(&product, generation);
+            }
+            if held.stock.get(&stock).is_some_and(|held| held.version < versions.1) {
+                let generation = held.stock.generation(&stock);
+                held.stock.forget(&stock, generation);
+            }
+            if versions.0 > 0 {
+                if held.compared.len() >= PRODUCTS {
+                    held.compared.clear();
+                }
+                held.compared.insert(sku.to_owned(), Instant::now());
+            }
+        }
         self.fetch(sku, false).await
     }
 
@@ -220,20 +263,13 @@ impl Shelves {
         let seen = Seen { products, stock, reservation };
         let (change, reply, outcome) = match decide(&seen) {
             Ok((change, reply)) => (change, Ok(reply.encode_to_vec()), Ok(reply)),
-            // "Not now" is no answer to remember.
-            Err(refusal) if refusal.again() == Again::SameId => {
-                return Some(HandedOver {
-                    outcome: Err(refusal),
-                    committed: Box::pin(std::future::ready(Ok(vec![]))),
-                    snapshots: vec![],
-                    based_on: vec![],
-                });
-            }
             Err(refusal) => (Change::default(), Err(refusal.clone()), Err(refusal)),
         };
-        match print {
+        // "Not now" is no answer to remember.
+        let remembered = print.filter(|_| !matches!(&outcome, Err(refusal) if refusal.again() == Again::SameId));
+        match remembered {
             Some(print) => commit.reply = Remembered::new(print, reply).encode(),
-            // Only that what the refusal rests on comes true: the fact is not taken in.
+            // Only that what the refusal rests on comes true: the command, or the fact, is not taken in.
             None if outcome.is_err() => commit = Commit::new(self.process.ids.next().to_string().into(), commit.meta),
             None => {}
         }
@@ -321,3 +357,7 @@ pub(crate) const RESERVATION: &str = "reservation-";
 fn reservation_stream(order_id: &str) -> StreamId {
     StreamId::from(format!("{RESERVATION}{order_id}"))
 }
+
+#[cfg(test)]
+#[path = "shelves_tests.rs"]
+mod tests;

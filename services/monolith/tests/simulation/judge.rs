@@ -1,0 +1,273 @@
+//! Holds a run to the invariants: the shop's books after every step that can break them, and, once faults have stopped, that
+//! everything comes to its end.
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use auditor::books::Books;
+use auditor::fact::{Fact, Money};
+use auditor::invariant::{Finding, Terms};
+use auditor::ledgers::{Banked, Carried, Entry};
+use clock::Timestamp;
+use futures::FutureExt;
+use messaging::Subscription;
+use messaging::envelope::Envelope;
+use order::order::{Order, Status};
+use simulation::runs::Broken;
+use store::folded::{self, Folded};
+use store::{Position, Recorded, StreamId};
+use uuid::Uuid;
+
+use crate::customers::{Histories, Seen, Told};
+use crate::world::World;
+
+/// The streams that others are told of, by service.
+const PUBLISHED: [(&str, &[&str]); 4] = [
+    ("order", &["order-"]),
+    ("inventory", &["reservation-", "stock-"]),
+    ("payment", &["payment-"]),
+    ("shipping", &["shipment-"]),
+];
+/// Whatever may be waited for is waited for: only what is wrong for good counts.
+const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
+
+pub struct Judge {
+    world: World,
+    books: Books,
+    subscription: Option<Box<dyn Subscription>>,
+    read: BTreeMap<&'static str, Position>,
+    /// Events that were recorded and not yet published.
+    unpublished: BTreeSet<Uuid>,
+    published: BTreeSet<Uuid>,
+    broken: Vec<Broken>,
+}
+
+/// The answer of something that does not wait: everything here is in memory.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("memory answers at once")
+}
+
+impl Judge {
+    pub fn new(world: &World) -> Judge {
+        let (read, unpublished, published, broken) = Default::default();
+        let (world, books) = (world.clone(), Books::with_ledgers());
+        Judge { world, books, subscription: None, read, unpublished, published, broken }
+    }
+
+    /// Takes in what happened since the last look, and says what is wrong for good.
+    pub fn look(&mut self) -> Vec<Broken> {
+        for (name, prefixes) in PUBLISHED {
+            for recorded in self.news(name) {
+                if prefixes.iter().any(|prefix| recorded.stream.0.starts_with(prefix))
+                    && !self.published.contains(&recorded.event.id)
+                {
+                    self.unpublished.insert(recorded.event.id);
+                }
+            }
+        }
+        for recorded in self.news("bank") {
+            self.books.bank(&banked(&recorded));
+        }
+        for recorded in self.news("carrier") {
+            self.books.carrier(&carried(&recorded));
+        }
+        self.listen();
+        let mut broken = std::mem::take(&mut self.broken);
+        broken.extend(self.books.judge(self.now(), &FOR_GOOD).iter().map(said));
+        broken
+    }
+
+    fn now(&self) -> Timestamp {
+        self.world.time.clock(0).now()
+    }
+
+    /// What was recorded in a database since the last look.
+    fn news(&mut self, name: &'static str) -> Vec<Recorded> {
+        let after = self.read.entry(name).or_default();
+        let page = at_once(self.world.databases[name].truth().read_all(*after, 10_000)).expect("memory can be read");
+        *after = page.last().and_then(|last| last.position).unwrap_or(*after);
+        page
+    }
+
+    fn listen(&mut self) {
+        let topics = PUBLISHED.map(|(name, _)| format!("{name}-events"));
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        if self.subscription.is_none() {
+            self.subscription = at_once(self.world.bus.subscribe("judge", &topics)).ok();
+        }
+        let Some(subscription) = &mut self.subscription else { return };
+        while let Some(Ok(batch)) = subscription.next(10_000).now_or_never() {
+            for delivered in batch {
+                let envelope = match Envelope::decode(&delivered.message) {
+                    Ok(envelope) => envelope,
+                    Err(sentence) => {
+                        self.broken.push(Broken { invariant: "I-6".to_owned(), sentence });
+                        continue;
+                    }
+                };
+                self.published.insert(envelope.id);
+                self.unpublished.remove(&envelope.id);
+                if let Err(sentence) = self.books.hear(&Fact::of(envelope)) {
+                    self.broken.push(Broken { invariant: "I-6".to_owned(), sentence });
+                }
+            }
+        }
+    }
+
+    /// What is still under way.
+    pub fn open(&self) -> Vec<String> {
+        let mut open = vec![];
+        for (name, database) in &self.world.databases {
+            if !database.is_idle() {
+                open.push(format!("commits wait in {name}"));
+            }
+            for (key, _) in at_once(database.truth().timers("", 3)).expect("memory can be read") {
+                open.push(format!("timer {key} of {name} is armed"));
+            }
+        }
+        for (group, topic) in
+            [("shipping", "order-events"), ("order", "shipping-events"), ("inventory", "shipping-events")]
+        {
+            match at_once(self.world.bus.lag(group, topic)) {
+                Ok(0) => {}
+                lag => open.push(format!("{group} is behind on {topic}: {lag:?}")),
+            }
+        }
+        if !self.unpublished.is_empty() {
+            open.push(format!("{} events are not published", self.unpublished.len()));
+        }
+        open
+    }
+
+    /// What does not hold in the end, when nothing is under way any more.
+    pub fn verdict(&self, histories: &Histories) -> Vec<Broken> {
+        let mut broken: Vec<Broken> =
+            self.books.judge(Timestamp(i64::MAX), &Terms::ALL_DELIVERED).iter().map(said).collect();
+        let orders = self.orders();
+        let mut say = |invariant: &str, sentence: String| {
+            broken.push(Broken { invariant: invariant.to_owned(), sentence });
+        };
+        let mut keys: BTreeMap<&str, &str> = BTreeMap::new();
+        for (id, order) in &orders {
+            if let Some(other) = keys.insert(&order.details.shipping_address.street, id) {
+                say("I-19", format!("orders {id} and {other} were placed under one key"));
+            }
+        }
+        for (customer, told) in histories.told.lock().unwrap().iter() {
+            hold(customer, told, &orders, &mut say);
+        }
+        broken
+    }
+
+    fn orders(&self) -> BTreeMap<String, Order> {
+        let truth = self.world.databases["order"].truth();
+        let streams = at_once(truth.streams("order-", "", 100_000)).expect("memory can be read");
+        let load = |stream: &StreamId| {
+            let order: Folded<Order> = at_once(folded::load(truth, stream)).expect("an order can be read");
+            (stream.0.strip_prefix("order-").unwrap_or_default().to_owned(), order.state)
+        };
+        streams.iter().map(load).collect()
+    }
+}
+
+fn said(finding: &Finding) -> Broken {
+    let Finding { invariant, stream, sentence, .. } = finding;
+    Broken { invariant: invariant.number().to_owned(), sentence: format!("{stream}: {sentence}") }
+}
+
+/// What one customer was told is true, stays true, and does not go backwards.
+fn hold(customer: &str, told: &[Told], orders: &BTreeMap<String, Order>, say: &mut impl FnMut(&str, String)) {
+    let mut by_key: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut versions: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut promised: BTreeSet<&str> = BTreeSet::new();
+    let mut asked: BTreeSet<&str> = BTreeSet::new();
+    for one in told {
+        let seen = match one {
+            Told::Placed { key, order } => {
+                if by_key.insert(key, &order.order_id).is_some_and(|before| before != order.order_id) {
+                    say("I-19", format!("{customer} was answered two orders under {key}"));
+                }
+                order
+            }
+            Told::Missing { order_id } => {
+                say("I-10", format!("{customer} was told that {order_id} does not exist"));
+                continue;
+            }
+            Told::CancelAccepted(order) => {
+                asked.insert(&order.order_id);
+                if ["ORDER_STATUS_PLACED", "ORDER_STATUS_CANCELLED"].contains(&order.status.as_str()) {
+                    promised.insert(&order.order_id);
+                }
+                order
+            }
+            Told::Saw(order) => order,
+            Told::Listed { how, order_ids } => {
+                for id in by_key.values().filter(|id| !order_ids.iter().any(|listed| listed == **id)) {
+                    say("I-16", format!("{customer} {how} no order {id}"));
+                }
+                continue;
+            }
+        };
+        let Seen { order_id, status, version } = seen;
+        let last = versions.entry(order_id).or_default();
+        if version < last {
+            say("I-11", format!("{customer} saw version {version} of {order_id} after {last}"));
+        }
+        *last = *version;
+        let Some(order) = orders.get(order_id.as_str()) else {
+            say("I-9", format!("order {order_id} was answered to {customer} and is gone"));
+            continue;
+        };
+        let end = &order.status;
+        let kept = match status.as_str() {
+            "ORDER_STATUS_CONFIRMED" => {
+                *end == Status::Delivered || (*end == Status::Cancelled && may_cancel(told, order_id))
+            }
+            "ORDER_STATUS_SHIPPED" | "ORDER_STATUS_DELIVERED" => *end == Status::Delivered,
+            "ORDER_STATUS_REJECTED" => matches!(end, Status::Rejected(_)),
+            "ORDER_STATUS_CANCELLED" => *end == Status::Cancelled,
+            _ => true,
+        };
+        if !kept {
+            say("I-9", format!("{customer} was told {status} of {order_id}, which is {end:?}"));
+        }
+    }
+    for id in promised {
+        let end = orders.get(id).map(|order| &order.status);
+        if end != Some(&Status::Cancelled) {
+            say("I-9", format!("{customer} was promised that {id} is cancelled, and it is {end:?}"));
+        }
+    }
+}
+
+/// Whether the customer's own cancellation of an order was accepted.
+fn may_cancel(told: &[Told], order_id: &str) -> bool {
+    told.iter().any(|told| matches!(told, Told::CancelAccepted(order) if order.order_id == order_id))
+}
+
+/// Order, key and place of an entry in a ledger whose streams are named `<kind>-<key>`, for a key that a checkout made.
+fn entry<K>(recorded: &Recorded, kind: &str, what: K, money: Option<Money>) -> Entry<K> {
+    let key = recorded.stream.0.strip_prefix(kind).unwrap_or_default().to_owned();
+    let order_id = key.strip_prefix("checkout-").and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
+    Entry { order_id, key, version: recorded.version, what, money, time: recorded.timestamp }
+}
+
+fn banked(recorded: &Recorded) -> Entry<Banked> {
+    let (what, money) = match folded::decode(recorded).expect("the bank's own entry") {
+        payment::bank::Entry::Debited { amount, currency, .. } => (Banked::Debited, Some(Money { amount, currency })),
+        payment::bank::Entry::Refused { .. } => (Banked::Refused, None),
+        payment::bank::Entry::CalledOff {} => (Banked::CalledOff, None),
+        payment::bank::Entry::Credited { .. } => (Banked::Credited, None),
+    };
+    entry(recorded, "charge-", what, money)
+}
+
+fn carried(recorded: &Recorded) -> Entry<Carried> {
+    let what = match folded::decode(recorded).expect("the carrier's own entry") {
+        shipping::carrier::Entry::Labelled {} => Carried::Labelled,
+        shipping::carrier::Entry::Refused { .. } => Carried::Refused,
+        shipping::carrier::Entry::CalledOff {} => Carried::CalledOff,
+        shipping::carrier::Entry::PickedUp { .. } => Carried::PickedUp,
+        shipping::carrier::Entry::Delivered {} => Carried::Delivered,
+    };
+    entry(recorded, "parcel-", what, None)
+}
