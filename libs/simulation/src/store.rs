@@ -16,7 +16,7 @@
 //! # Limits
 //! Commits that were handed over in order are carried out in order, but for those in doubt: their caller was told that
 //! nothing is known of them.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use store::memory::Memory;
 use store::wrapped::{Wrapped, Wrapping};
-use store::{Commit, CommitError, Position, ReadError, Recorded, Store, Versions};
+use store::{Commit, CommitError, CommitId, Position, ReadError, Recorded, Store, Versions};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -40,6 +40,7 @@ const IN_DOUBT: u64 = 200;
 const SLOW: u64 = 150;
 const UNREADABLE: u64 = 1_500;
 const LATE: u64 = 8;
+const POISON: u64 = 60;
 /// A read takes a moment once in so many times, so that others get in between.
 const PAUSES: u64 = 8;
 
@@ -60,7 +61,8 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Their callers were told that it is unknown whether they happened.
     in_doubt: Vec<Waiting>,
-    carried_out: u64,
+    /// What consumers were to take in and cannot, until there is peace.
+    poison: BTreeSet<CommitId>,
 }
 
 struct Waiting {
@@ -110,7 +112,6 @@ impl Database {
             let (late, still): (Vec<_>, Vec<_>) = doubtful.into_iter().partition(|waiting| waiting.due <= now);
             due.extend(late);
             queue.in_doubt = still;
-            queue.carried_out += due.len() as u64;
         }
         let any = !due.is_empty();
         for waiting in due {
@@ -185,6 +186,22 @@ impl Access {
         Some(struck)
     }
 
+    /// Whether this is something that a consumer takes in and cannot: such commits have ids `<consumer>/<fact>`.
+    fn is_poison(&self, id: &CommitId) -> bool {
+        let taken_in = id.0.strip_prefix(self.database.name).is_some_and(|rest| rest.starts_with('/'));
+        if !taken_in || self.database.faults.at_peace() {
+            return false;
+        }
+        if self.database.queue().poison.contains(id) {
+            return true;
+        }
+        let struck = self.strikes(Class::Poison, POISON).is_some();
+        if struck {
+            self.database.queue().poison.insert(id.clone());
+        }
+        struck
+    }
+
     fn unavailable(&self, after: Duration) -> BoxFuture<'static, Outcome> {
         let why = format!("{} cannot be reached", self.database.name);
         Box::pin(async move {
@@ -216,6 +233,9 @@ impl Wrapping for Access {
             return Box::pin(std::future::ready(Err(CommitError::Malformed(why))));
         }
         let (database, now) = (&self.database, self.database.time.elapsed());
+        if self.is_poison(&commit.id) {
+            return Box::pin(std::future::ready(Err(CommitError::Malformed("it cannot be taken in today".to_owned()))));
+        }
         if self.strikes(Class::StoreBefore, BEFORE).is_some() {
             return self.unavailable(Duration::from_millis(2));
         }

@@ -50,6 +50,8 @@ pub enum Told {
     CancelAccepted(Seen),
     /// The own orders, as they were listed or found in the end.
     Listed { how: &'static str, order_ids: Vec<String> },
+    /// A product, as it was shown in the end.
+    Product { sku: &'static str, price: i64, available: i64 },
 }
 
 /// An order as it was shown.
@@ -76,12 +78,10 @@ pub struct Histories {
     pub done: Arc<AtomicUsize>,
     /// The keys under which orders were asked for.
     pub keys: Arc<Mutex<Vec<String>>>,
-    /// Nothing is parked any more, as far as operators can see.
-    pub mended: Arc<AtomicBool>,
-    /// All is over: operators go home, and customers look at their orders once more.
+    /// Nothing is under way any more: everybody looks once more at what there is.
     pub over: Arc<AtomicBool>,
-    /// Customers that have done so.
-    pub listed: Arc<AtomicUsize>,
+    /// Those who have done so.
+    pub gone: Arc<AtomicUsize>,
     /// What was done, by word.
     pub counts: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
@@ -183,7 +183,7 @@ pub async fn customer(mut person: Person) {
     }
     person.list("was listed", "/v1/orders?page_size=100").await;
     person.list("found", "/v1/orders?query=Seoul&page_size=100").await;
-    person.histories.listed.fetch_add(1, Ordering::SeqCst);
+    person.histories.gone.fetch_add(1, Ordering::SeqCst);
 }
 
 impl Person {
@@ -305,6 +305,16 @@ pub async fn operator(mut person: Person) {
         }
         person.mend(round).await;
     }
+    for (sku, ..) in PRODUCTS {
+        // Through every replica of gateway and inventory.
+        for _ in 0..4 {
+            let body = person.insist(Method::GET, &format!("/v1/products/{sku}"), &[], "").await.body;
+            let number = |field: &str| body[field].as_i64().unwrap_or(-1);
+            let shown = Told::Product { sku, price: number("unit_price"), available: number("available") };
+            person.histories.tell("operator", shown);
+        }
+    }
+    person.histories.gone.fetch_add(1, Ordering::SeqCst);
 }
 
 impl Person {
@@ -313,10 +323,9 @@ impl Person {
         self.insist(Method::POST, path, &headers, body).await
     }
 
-    /// Redrives whatever is parked; in peace, says when nothing is.
+    /// Redrives whatever is parked.
     async fn mend(&mut self, round: u64) {
-        let (peace, mut parked) = (self.world.faults.at_peace(), 0);
-        if !peace && !self.chance.one_in(3) {
+        if !self.world.faults.at_peace() && !self.chance.one_in(3) {
             return;
         }
         for service in ["order", "inventory", "shipping"] {
@@ -324,7 +333,6 @@ impl Person {
             let Some(answer) = self.ask(Method::GET, &path, &[("X-Operator", "lee")], "").await else { return };
             let Some(letters) = answer.body["dead_letters"].as_array().cloned() else { return };
             for letter in letters {
-                parked += 1;
                 let id = letter["dead_letter_id"].as_str().unwrap_or_default();
                 let (path, key) = (format!("{path}/{id}:redrive"), format!("redrive-{service}-{id}-{round}"));
                 let headers = [("Idempotency-Key", key.as_str()), ("X-Operator", "lee")];
@@ -333,6 +341,5 @@ impl Person {
                 self.histories.count("redrives");
             }
         }
-        self.histories.mended.store(peace && parked == 0, Ordering::SeqCst);
     }
 }

@@ -9,8 +9,11 @@ use auditor::invariant::{Finding, Terms};
 use auditor::ledgers::{Banked, Carried, Entry};
 use clock::Timestamp;
 use futures::FutureExt;
+use inventory::product::Product;
+use inventory::stock::Stock;
 use messaging::Subscription;
 use messaging::envelope::Envelope;
+use messaging::parked::Parked;
 use order::order::{Order, Status};
 use simulation::runs::Broken;
 use store::folded::{self, Folded};
@@ -132,6 +135,16 @@ impl Judge {
                 lag => open.push(format!("{group} is behind on {topic}: {lag:?}")),
             }
         }
+        for name in ["order", "inventory", "shipping"] {
+            let truth = self.world.databases[name].truth();
+            for stream in at_once(truth.streams("parked-", "", 1_000)).expect("memory can be read") {
+                let parked: Folded<Parked> = at_once(folded::load(truth, &stream)).expect("it can be read");
+                let mark = at_once(truth.mark(&stream.0.replacen("parked-", "inbox-", 1))).expect("memory can be read");
+                if parked.state.waiting(mark) > 0 {
+                    open.push(format!("{stream} holds messages that are not in effect"));
+                }
+            }
+        }
         if !self.unpublished.is_empty() {
             open.push(format!("{} events are not published", self.unpublished.len()));
         }
@@ -154,8 +167,24 @@ impl Judge {
         }
         for (customer, told) in histories.told.lock().unwrap().iter() {
             hold(customer, told, &orders, &mut say);
+            for one in told {
+                if let Told::Product { sku, price, available } = one
+                    && (*price, *available) != self.product(sku)
+                {
+                    say("I-16", format!("{sku} is shown as {available} at {price}, and it is {:?}", self.product(sku)));
+                }
+            }
         }
         broken
+    }
+
+    /// Price and pieces of a product.
+    fn product(&self, sku: &str) -> (i64, i64) {
+        let truth = self.world.databases["inventory"].truth();
+        let product: Folded<Product> =
+            at_once(folded::load(truth, &format!("product-{sku}").into())).expect("readable");
+        let stock: Folded<Stock> = at_once(folded::load(truth, &format!("stock-{sku}").into())).expect("readable");
+        (product.state.unit_price.unwrap_or(-1), stock.state.available())
     }
 
     fn orders(&self) -> BTreeMap<String, Order> {
@@ -200,6 +229,7 @@ fn hold(customer: &str, told: &[Told], orders: &BTreeMap<String, Order>, say: &m
                 order
             }
             Told::Saw(order) => order,
+            Told::Product { .. } => continue,
             Told::Listed { how, order_ids } => {
                 for id in by_key.values().filter(|id| !order_ids.iter().any(|listed| listed == **id)) {
                     say("I-16", format!("{customer} {how} no order {id}"));

@@ -119,10 +119,7 @@ impl Stage<'_> {
             if self.steps % LOOK_EVERY != 0 {
                 continue;
             }
-            let mut open = self.judge.open();
-            if !self.histories.mended.load(Ordering::SeqCst) {
-                open.push("operators have not seen that nothing is parked".to_owned());
-            }
+            let open = self.judge.open();
             if open.is_empty() {
                 break;
             }
@@ -132,12 +129,12 @@ impl Stage<'_> {
         }
         self.histories.over.store(true, Ordering::SeqCst);
         let until = sim.elapsed() + REST;
-        while self.histories.listed.load(Ordering::SeqCst) < CUSTOMERS {
+        while self.histories.gone.load(Ordering::SeqCst) <= CUSTOMERS {
             if let Err(broken) = self.step(sim) {
                 return broken;
             }
             if sim.elapsed() > until {
-                return broken("I-16", "customers cannot see their orders");
+                return broken("I-16", "customers and operators cannot see their orders and products");
             }
         }
         self.judge.verdict(&self.histories)
