@@ -14,11 +14,13 @@ use tokio::time::sleep;
 
 use crate::world::{World, hosts};
 
-pub const CUSTOMERS: usize = 4;
-const ORDERS_EACH: u64 = 8;
+pub const CUSTOMERS: usize = 12;
+/// Hosts that they live on.
+pub const HOMES: usize = 3;
+const ORDERS_EACH: u64 = 6;
 /// SKU, pieces at first, price. The first is the one that everybody wants.
 const PRODUCTS: [(&str, i64, i64); 4] =
-    [("SIM-HOT", 14, 9_000), ("SIM-RARE", 5, 70_000), ("SIM-TEA", 500, 18_000), ("SIM-RICE", 500, 21_900)];
+    [("SIM-HOT", 40, 9_000), ("SIM-RARE", 10, 70_000), ("SIM-TEA", 500, 18_000), ("SIM-RICE", 500, 21_900)];
 const METHODS: [&str; 12] = [
     "pm_card_ok",
     "pm_card_ok",
@@ -78,6 +80,8 @@ pub struct Histories {
     pub done: Arc<AtomicUsize>,
     /// The keys under which orders were asked for.
     pub keys: Arc<Mutex<Vec<String>>>,
+    /// There is something on the shelves.
+    pub open: Arc<AtomicBool>,
     /// Nothing is under way any more: everybody looks once more at what there is.
     pub over: Arc<AtomicBool>,
     /// Those who have done so.
@@ -162,8 +166,9 @@ fn again(status: StatusCode) -> bool {
 /// A customer: places orders one after another, some of them twice, and calls some off.
 pub async fn customer(mut person: Person) {
     let name = person.name.clone();
-    person.world.trace.line(&format!("{name} comes"));
-    sleep(Duration::from_millis(300 + person.chance.below(500))).await;
+    while !person.histories.open.load(Ordering::SeqCst) {
+        sleep(Duration::from_millis(20 + person.chance.below(200))).await;
+    }
     for number in 0..ORDERS_EACH {
         let key = format!("{name}-{number}");
         let Some(order) = person.place(&key).await else { continue };
@@ -286,6 +291,7 @@ pub async fn operator(mut person: Person) {
         person.command("/v1/products", &format!("add-{sku}"), &product).await;
         person.command(&format!("/v1/products/{sku}:receive"), &format!("receive-{sku}"), &receipt).await;
     }
+    person.histories.open.store(true, Ordering::SeqCst);
     let mut round = 0;
     while !person.histories.over.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(400 + person.chance.below(800))).await;

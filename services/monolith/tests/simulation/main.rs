@@ -17,6 +17,9 @@ use std::process::ExitCode;
 
 use simulation::runs::{Summary, campaign, smaller};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |name: &str, otherwise: u64| {

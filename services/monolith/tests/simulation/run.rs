@@ -4,18 +4,19 @@ use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join_all;
 use simulation::faults::Spared;
 use simulation::plan::{Action, plan};
 use simulation::runs::{Broken, Outcome};
 use turmoil::{Builder, Sim};
 
-use crate::customers::{CUSTOMERS, Histories, Person, customer, operator};
+use crate::customers::{CUSTOMERS, HOMES, Histories, Person, customer, operator};
 use crate::judge::Judge;
 use crate::sabotage::Sabotage;
 use crate::world::{REPLICAS, World, hosts};
 
 /// The grain of time.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(4);
 /// How long planned faults go on.
 const TROUBLE: Duration = Duration::from_secs(8);
 /// How long customers may take, with faults.
@@ -65,11 +66,12 @@ pub fn run(seed: u64, spared: &Spared, sabotage: Option<Sabotage>) -> Outcome {
         .build();
     world.open(&mut sim);
     let histories = Histories::default();
-    for number in 0..CUSTOMERS {
-        let name = format!("customer-{number}");
-        let person = Person::new(&world, &histories, &name);
-        sim.client(name, async move {
-            customer(person).await;
+    for home in 0..HOMES {
+        let people =
+            (0..CUSTOMERS / HOMES).map(|number| Person::new(&world, &histories, &format!("customer-{home}-{number}")));
+        let living = people.map(customer).collect::<Vec<_>>();
+        sim.client(format!("home-{home}"), async move {
+            join_all(living).await;
             Ok(())
         });
     }
