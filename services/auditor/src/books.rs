@@ -14,7 +14,7 @@
 //! remembered, so that a shell can write it down page by page and take pages out and in again.
 //!
 //! # Limits
-//! It sees what is published, nothing else.
+//! It sees what is published, nothing else: [`crate::logs`] sees the services' own logs, where somebody may read all of them.
 use std::collections::{BTreeMap, BTreeSet};
 
 use clock::Timestamp;

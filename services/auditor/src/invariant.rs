@@ -21,8 +21,14 @@ pub enum Invariant {
     NothingMissing,
     /// I-7.
     OneWay,
+    /// I-8.
+    UndoneInReverse,
     /// I-14.
     EveryOrderEnds,
+    /// I-15.
+    EverythingHeard,
+    /// I-17.
+    CallsOnRecord,
     /// F-1.
     OneParcel,
     /// F-2.
@@ -55,7 +61,10 @@ impl Invariant {
             Invariant::UndoneStaysUndone => "I-5",
             Invariant::NothingMissing => "I-6",
             Invariant::OneWay => "I-7",
+            Invariant::UndoneInReverse => "I-8",
             Invariant::EveryOrderEnds => "I-14",
+            Invariant::EverythingHeard => "I-15",
+            Invariant::CallsOnRecord => "I-17",
             Invariant::OneParcel => "F-1",
             Invariant::GoodsLeaveOnce => "F-2",
         }
@@ -75,10 +84,17 @@ impl Invariant {
             }
             Invariant::UndoneStaysUndone => "nothing of a step takes effect once the step was undone",
             Invariant::NothingMissing => {
-                "every stream is whole, every fact can be read, and what it was caused by is there"
+                "every stream is whole, everything in it can be read, and what it was caused by is there"
             }
             Invariant::OneWay => {
                 "an order is placed, confirmed, shipped and delivered, or rejected, or cancelled, and stays what it became"
+            }
+            Invariant::UndoneInReverse => {
+                "a saga undoes what it tried in reverse, and each of its commands takes effect once"
+            }
+            Invariant::EverythingHeard => "what was recorded has been told, and what was told has been taken in",
+            Invariant::CallsOnRecord => {
+                "whatever bank and carrier did was asked for on record, and so is what they answered"
             }
             Invariant::EveryOrderEnds => {
                 "every order comes to its end in time, delivered or with everything undone, and leaves nothing behind"

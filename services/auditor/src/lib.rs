@@ -8,10 +8,15 @@
 //! | [`shelf`] | PURE: what is known of one product's stock |
 //! | [`ledgers`] | PURE: what bank and carrier have in books of their own |
 //! | [`books`] | PURE: all pages and shelves |
+//! | [`logs`] | PURE: what the services' own logs have to be, where somebody may read them |
+//! | `sagas`, `calls` | PURE: the sagas in these logs; what bank and carrier did against what is on record |
 
 pub mod books;
+mod calls;
 pub mod fact;
 pub mod invariant;
 pub mod ledgers;
+pub mod logs;
 pub mod page;
+mod sagas;
 pub mod shelf;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit;
 use crate::books;
 use crate::faults::Mortal;
 use crate::harness::{Running, World, order, text};
@@ -93,6 +94,7 @@ async fn killed_and_then(method: &str, country: &str, before: Customer, after: C
                 other => panic!("{killed}: {other:?}"),
             };
             assert!(ends.contains(&word), "{killed}: {word}");
+            assert_eq!(audit::findings(&world).await, [], "{killed}");
             shop.process.tasks.drain(Duration::ZERO).await;
         }
     }

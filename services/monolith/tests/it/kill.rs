@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use auditor::logs::Queues;
 use clock::{Clock, SystemClock};
 use http::{Method, StatusCode};
 use monolith::folder::Folder;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use store::seal::{self, Verdict};
 use tokio::sync::watch;
 
+use crate::audit;
 use crate::books;
 use crate::harness::{RICE, TEA, order, text};
 use crate::program::{Http, Program, client, send};
@@ -139,6 +141,8 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
     for store in [&stores.order, &stores.inventory, &stores.shipping] {
         assert_eq!(store.streams("parked-", "", 9).await.unwrap(), [], "a message could not be taken in");
     }
+    let logs = audit::logs(&stores).await;
+    assert_eq!(logs.judge(&Queues::default(), clock.now(), Duration::ZERO), []);
     let orders = books::balance(&stores).await;
     assert!(history.len() >= ROUNDS, "only {} orders were placed", history.len());
     for (key, (id, called_off)) in &history {

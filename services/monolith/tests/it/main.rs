@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "what a long test did is part of its result")]
 #![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
 
+mod audit;
 mod bad_input;
 mod books;
 mod checkout;
