@@ -139,7 +139,7 @@ macro_rules! hold_the_contract {
     ($make:path) => {
         $crate::contract::hold_the_contract! { $make;
             contract_commits: versions_count_from_1_without_holes, an_expectation_is_met_or_names_what_is_there,
-                a_conflict_changes_nothing, several_streams_are_all_or_nothing, an_append_without_events_asserts_a_version,
+                a_conflict_changes_nothing, what_comes_after_a_commit_needs_it, several_streams_are_all_or_nothing, an_append_without_events_asserts_a_version,
                 the_same_id_again_answers_the_first_reply, two_at_once_under_one_id_are_one,
                 an_empty_reply_is_remembered, commits_apply_in_the_order_they_were_handed_over,
                 dropping_the_future_revokes_nothing, what_no_store_takes_changes_nothing,

@@ -69,6 +69,24 @@ pub(crate) async fn a_conflict_changes_nothing(subject: &Subject) {
     assert_eq!(subject.due_after(Duration::from_secs(9)).await, ["timer"]);
 }
 
+/// A commit that was decided on another's outcome happens only if that one did, whatever the versions say.
+pub(crate) async fn what_comes_after_a_commit_needs_it(subject: &Subject) {
+    let after = |commit: Commit, id: &str| Commit { after: vec!["a".into(), id.into()], ..commit };
+    subject.store.commit(subject.step("a", "s", NoStream, 1)).await.unwrap();
+    // "b" loses to "c", whose event has the version that "d" was decided on.
+    let chain = [
+        subject.step("c", "s", Exact(1), 1),
+        subject.step("b", "s", Exact(1), 1),
+        after(subject.step("d", "s", Exact(2), 1), "b"),
+        after(subject.step("e", "s", Exact(2), 1), "c"),
+    ];
+    let answers = chain.map(|commit| subject.store.commit(commit));
+    let expected = [Ok(vec![2]), Err(conflict("s", 1, 2)), Err(conflict("b", 1, 0)), Ok(vec![3])];
+    assert_eq!(join_all(answers).await, expected);
+    assert_eq!((subject.version("s").await, subject.reply("d").await), (3, None));
+    assert_eq!(subject.store.commit(after(subject.step("e", "s", Any, 1), "b")).await, Err(handled("e")));
+}
+
 pub(crate) async fn several_streams_are_all_or_nothing(subject: &Subject) {
     subject.store.commit(subject.step("a", "s", NoStream, 1)).await.unwrap();
     let both = |expected| vec![subject.append("t", NoStream, 1), subject.append("s", expected, 2)];

@@ -11,7 +11,9 @@
 //! # Here
 //! [`Hot`] holds these states; whoever uses it wraps it in a lock, and under that one lock gets the state, decides, calls
 //! [`Store::commit`] (which takes its place before it returns) and [`Hot::advance`]s. A commit that fails makes its streams
-//! be forgotten and loaded again; those behind it in the chain then fail too, for their expected versions never come true.
+//! be forgotten and loaded again; those behind it in the chain fail too, for each names the one that it rests on
+//! ([`Hot::rests_on`]). Expected versions alone would not do: where another replica was faster, its event has the version that
+//! the chain was decided on, and says something else.
 //!
 //! # Limits
 //! A decision may rest on a commit that fails later, so a refusal must be committed too, with the versions it was decided
@@ -24,7 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::folded::{Folded, load_from};
-use crate::{ReadError, Snapshot, Store, StreamId, Version};
+use crate::{CommitId, ReadError, Snapshot, Store, StreamId, Version};
 
 /// A snapshot is kept every so many versions of a stream.
 pub const SNAPSHOT_EVERY: Version = 64;
@@ -48,6 +50,8 @@ pub type Generation = u64;
 struct Entry<D> {
     held: Option<Folded<D>>,
     generation: Generation,
+    /// The last commit in what is held that may still fail.
+    rests_on: Option<CommitId>,
 }
 
 impl<D: Decider> Hot<D> {
@@ -81,13 +85,30 @@ impl<D: Decider> Hot<D> {
             self.absent = self.latest;
         }
         let generation = self.generation(&stream);
-        self.streams.insert(stream, Entry { held: Some(loaded), generation });
+        self.streams.insert(stream, Entry { held: Some(loaded), generation, rests_on: None });
     }
 
-    /// Moves a held state on by events that were just handed over.
-    pub fn advance(&mut self, stream: &StreamId, events: &[D::Event]) {
-        if let Some(held) = self.streams.get_mut(stream).and_then(|entry| entry.held.as_mut()) {
+    /// Moves a held state on by events that were just handed over in this commit.
+    pub fn advance(&mut self, stream: &StreamId, events: &[D::Event], commit: &CommitId) {
+        if let Some(Entry { held: Some(held), rests_on, .. }) = self.streams.get_mut(stream)
+            && !events.is_empty()
+        {
             *held = std::mem::take(held).then(events);
+            *rests_on = Some(commit.clone());
+        }
+    }
+
+    /// The commit that has to happen for what is held to be true, if it may still fail: whatever is decided on it comes after
+    /// that one.
+    #[must_use]
+    pub fn rests_on(&self, stream: &StreamId) -> Option<&CommitId> {
+        self.streams.get(stream)?.rests_on.as_ref()
+    }
+
+    /// A commit has happened.
+    pub fn confirm(&mut self, stream: &StreamId, commit: &CommitId) {
+        if let Some(entry) = self.streams.get_mut(stream).filter(|entry| entry.rests_on.as_ref() == Some(commit)) {
+            entry.rests_on = None;
         }
     }
 
@@ -96,7 +117,7 @@ impl<D: Decider> Hot<D> {
     pub fn forget(&mut self, stream: &StreamId, generation: Generation) {
         if let Some(entry) = self.streams.get_mut(stream).filter(|entry| entry.generation == generation) {
             self.latest += 1;
-            *entry = Entry { held: None, generation: self.latest };
+            *entry = Entry { held: None, generation: self.latest, rests_on: None };
         }
     }
 }
@@ -159,12 +180,12 @@ mod tests {
         let (mut hot, stream) = (Hot::new(10), StreamId::from("s"));
         hot.put(stream.clone(), hot.generation(&stream), at(5));
         let chain = hot.generation(&stream);
-        hot.advance(&stream, &[()]);
-        hot.advance(&stream, &[()]);
+        hot.advance(&stream, &[()], &"a".into());
+        hot.advance(&stream, &[()], &"a".into());
         hot.forget(&stream, chain);
         assert_eq!(hot.get(&stream), None);
         hot.put(stream.clone(), hot.generation(&stream), at(5));
-        hot.advance(&stream, &[()]);
+        hot.advance(&stream, &[()], &"a".into());
         hot.forget(&stream, chain);
         assert_eq!(
             hot.get(&stream).map(|held| held.version),
@@ -174,11 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_rests_on_the_last_commit_that_may_still_fail() {
+        let (mut hot, stream) = (Hot::new(10), StreamId::from("s"));
+        hot.put(stream.clone(), hot.generation(&stream), at(5));
+        hot.advance(&stream, &[], &"nothing".into());
+        assert_eq!(hot.rests_on(&stream), None, "a commit without events changes no state");
+        hot.advance(&stream, &[()], &"a".into());
+        hot.advance(&stream, &[()], &"b".into());
+        hot.confirm(&stream, &"a".into());
+        assert_eq!(hot.rests_on(&stream), Some(&"b".into()));
+        hot.confirm(&stream, &"b".into());
+        assert_eq!(hot.rests_on(&stream), None);
+    }
+
+    #[test]
     fn what_was_loaded_before_a_stream_was_forgotten_is_not_held() {
         let (mut hot, stream) = (Hot::new(2), StreamId::from("s"));
         let slow = hot.generation(&stream);
         hot.put(stream.clone(), slow, at(10));
-        hot.advance(&stream, &[()]);
+        hot.advance(&stream, &[()], &"a".into());
         hot.forget(&stream, slow);
         hot.put(stream.clone(), slow, at(10));
         assert_eq!(hot.get(&stream), None, "the disk is at 11");

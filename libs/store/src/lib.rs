@@ -185,6 +185,9 @@ pub struct Commit {
     pub id: CommitId,
     /// Where it comes from.
     pub meta: Meta,
+    /// Commits that it was decided on and that may still fail: unless all of them have happened, it is a conflict. A version
+    /// alone does not tell: where a commit fails because somebody else was faster, his event has the same one.
+    pub after: Vec<CommitId>,
     /// What happened, stream by stream.
     pub appends: Vec<Append>,
     /// What to remember under the id.
@@ -199,7 +202,8 @@ impl Commit {
     /// A commit that changes nothing yet.
     #[must_use]
     pub fn new(id: CommitId, meta: Meta) -> Commit {
-        Commit { id, meta, appends: Vec::new(), reply: Vec::new(), timers: Vec::new(), marks: Vec::new() }
+        let (after, appends, reply, timers, marks) = Default::default();
+        Commit { id, meta, after, appends, reply, timers, marks }
     }
 
     /// Why no store would take it, whatever its state; the same words in every adapter.
@@ -212,6 +216,10 @@ impl Commit {
             n => Err(format!("{what} must have 1 to {MAX_NAME_BYTES} bytes and no NUL; it has {n} bytes")),
         };
         name("a commit id", &self.id.0)?;
+        self.after.iter().try_for_each(|id| name("a commit id", &id.0))?;
+        if self.after.len() > MAX_EVENTS {
+            return Err(format!("a commit names at most {MAX_EVENTS} others, not {}", self.after.len()));
+        }
         if self.reply.len() > MAX_DATA_BYTES {
             return Err(format!("a reply has at most {MAX_DATA_BYTES} bytes, not {}", self.reply.len()));
         }
@@ -252,6 +260,11 @@ impl Commit {
     }
 }
 
+/// What a commit is told that comes after one which has not happened; the same words in every adapter.
+pub(crate) fn comes_after(id: &CommitId) -> CommitError {
+    CommitError::Conflict { what: id.to_string(), expected: 1, actual: 0 }
+}
+
 impl Append {
     /// Whether the stream at `actual` is where the append expects it; the same rule in every adapter.
     pub(crate) fn judge(&self, actual: Version) -> Result<(), CommitError> {
@@ -286,11 +299,11 @@ pub type Versions = Vec<Version>;
 /// Why a commit did not happen, or may not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// A stream has another version than expected, or a mark is neither where its move starts nor past it. Nothing
-    /// happened: load again and decide anew.
+    /// A stream has another version than expected, a commit that this one comes after has not happened (it is at 0, not at
+    /// 1), or a mark is neither where its move starts nor past it. Nothing happened: load again and decide anew.
     #[error("{what} is at {actual}, not at {expected} as expected")]
     Conflict {
-        /// The stream or mark.
+        /// The stream, commit or mark.
         what: String,
         /// Its expected version or value.
         expected: u64,
@@ -347,7 +360,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Commits. It takes its place in the queue before this returns, whether or not the future is polled: commits that
     /// one caller hands over in order and that name the same stream are applied in that order, or fail. A caller may
-    /// thus decide on the state that an earlier, still unanswered commit leads to. Dropping the future revokes nothing.
+    /// thus decide on the state that an earlier, still unanswered commit leads to, and names that one in [`Commit::after`].
+    /// Dropping the future revokes nothing.
     fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>>;
 
     /// The reply remembered under `id`, if a commit with it happened.

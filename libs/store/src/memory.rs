@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::{
     Append, Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Snapshot, Store, StreamId,
-    TimerChange, Version, Versions,
+    TimerChange, Version, Versions, comes_after,
 };
 
 /// A store in memory.
@@ -170,6 +170,9 @@ impl State {
         commit.check().map_err(CommitError::Malformed)?;
         if let Some(reply) = self.replies.get(&commit.id) {
             return Err(CommitError::AlreadyHandled(reply.clone()));
+        }
+        if let Some(missing) = commit.after.iter().find(|id| !self.replies.contains_key(id)) {
+            return Err(comes_after(missing));
         }
         for mark in &commit.marks {
             mark.judge(self.marks.get(&mark.name).copied().unwrap_or(0))?;

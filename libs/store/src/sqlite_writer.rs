@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 use crate::sqlite_file::sentence;
-use crate::{Append, Commit, CommitError, Meta, Snapshot, StreamId, TimerChange, Version, Versions};
+use crate::{Append, Commit, CommitError, Meta, Snapshot, StreamId, TimerChange, Version, Versions, comes_after};
 
 /// Most jobs in one transaction.
 const BATCH: usize = 256;
@@ -198,6 +198,11 @@ impl Writer {
     fn commit(&mut self, commit: &Commit) -> Result<Answer, Broken> {
         if let Some(reply) = reply(&self.db, &commit.id.0)? {
             return Ok(Err(CommitError::AlreadyHandled(reply)));
+        }
+        for id in &commit.after {
+            if !self.db.prepare_cached("SELECT 1 FROM commits WHERE id = ?1")?.exists([&id.0])? {
+                return Ok(Err(comes_after(id)));
+            }
         }
         for moving in &commit.marks {
             if let Err(refused) = moving.judge(mark(&self.db, &moving.name)?) {

@@ -19,7 +19,7 @@ use prometheus::Counter;
 use prost::Message;
 use store::folded::{self, Folded, UNAVAILABLE_TRIES, UNAVAILABLE_WAIT, unreadable};
 use store::hot::{self, Generation, Hot};
-use store::{Append, Commit, CommitError, ReadError, Store, StreamId, Versions};
+use store::{Append, Commit, CommitError, CommitId, ReadError, Store, StreamId, Versions};
 use tokio::time::Instant;
 
 use crate::product::{self, Product};
@@ -72,6 +72,7 @@ struct HandedOver<R> {
     snapshots: Vec<StreamId>,
     /// What it was decided on.
     based_on: Vec<Base>,
+    id: CommitId,
 }
 
 /// The streams of a SKU, product and stock, and the generations in which they were looked at.
@@ -224,6 +225,7 @@ impl Shelves {
             };
             match handed_over.committed.await {
                 Ok(_) => {
+                    self.confirm(&handed_over.based_on, &handed_over.id);
                     self.keep_snapshots(&handed_over.snapshots).await;
                     return handed_over.outcome;
                 }
@@ -280,13 +282,16 @@ impl Shelves {
             if held.stock.get(&stock).is_some_and(|before| hot::crosses(before.version, sold.len())) {
                 snapshots.push(stock.clone());
             }
-            held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice));
-            held.stock.advance(&stock, sold);
+            let rest_on = [held.products.rests_on(&product), held.stock.rests_on(&stock)];
+            commit.after.extend(rest_on.into_iter().flatten().cloned());
+            held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice), &commit.id);
+            held.stock.advance(&stock, sold, &commit.id);
             let generations = (held.products.generation(&product), held.stock.generation(&stock));
             based_on.push(Base { product: (product, generations.0), stock: (stock, generations.1) });
         }
         // Danger: under the same lock as the decision. Otherwise two that decided on one state swap places in the queue.
-        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots, based_on })
+        let id = commit.id.clone();
+        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots, based_on, id })
     }
 
     fn appends<Q>(
@@ -326,6 +331,14 @@ impl Shelves {
             if let Err(why) = kept.await {
                 tracing::debug!(%stream, %why, "a snapshot was not kept");
             }
+        }
+    }
+
+    fn confirm(&self, based_on: &[Base], id: &CommitId) {
+        let mut held = self.lock();
+        for Base { product, stock } in based_on {
+            held.products.confirm(&product.0, id);
+            held.stock.confirm(&stock.0, id);
         }
     }
 

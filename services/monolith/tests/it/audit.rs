@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use auditor::books::Books;
-use auditor::fact::{Fact, Money};
+use auditor::fact::Fact;
 use auditor::invariant::Finding;
-use auditor::ledgers::{Banked, Carried, Entry};
 use auditor::logs::{Inbox, Logs, Queues};
-use clock::Timestamp;
 use messaging::envelope::Envelope;
 use monolith::shop::Stores;
-use store::{Recorded, Store, folded};
+use store::{Recorded, Store};
 
 use crate::harness::World;
+use crate::ledgers::{banked, carried};
 
 /// Who listens to whom.
 const LISTENERS: [(&str, &str); 3] = [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping")];
@@ -112,33 +111,7 @@ async fn published(stores: &Stores, logs: &Logs) -> Books {
             books.hear(&Fact::of(Envelope::decode(&delivered.message).unwrap())).unwrap();
         }
     }
-    for recorded in &logs.logs["bank"] {
-        use payment::bank::Entry as Line;
-        let (what, money) = match folded::decode(recorded).unwrap() {
-            Line::Debited { amount, currency, .. } => (Banked::Debited, Some(Money { amount, currency })),
-            Line::Refused { .. } => (Banked::Refused, None),
-            Line::CalledOff {} => (Banked::CalledOff, None),
-            Line::Credited { .. } => (Banked::Credited, None),
-        };
-        books.bank(&entry(recorded, "charge-", what, money));
-    }
-    for recorded in &logs.logs["carrier"] {
-        use shipping::carrier::Entry as Line;
-        let what = match folded::decode(recorded).unwrap() {
-            Line::Labelled {} => Carried::Labelled,
-            Line::Refused { .. } => Carried::Refused,
-            Line::CalledOff {} => Carried::CalledOff,
-            Line::PickedUp { .. } => Carried::PickedUp,
-            Line::Delivered {} => Carried::Delivered,
-        };
-        books.carrier(&entry(recorded, "parcel-", what, None));
-    }
+    logs.logs["bank"].iter().for_each(|recorded| books.bank(&banked(recorded)));
+    logs.logs["carrier"].iter().for_each(|recorded| books.carrier(&carried(recorded)));
     books
-}
-
-fn entry<K>(recorded: &Recorded, prefix: &str, what: K, money: Option<Money>) -> Entry<K> {
-    let Recorded { stream, version, timestamp: Timestamp(time), .. } = recorded;
-    let key = stream.0.strip_prefix(prefix).unwrap();
-    let order_id = key.strip_prefix("checkout-").and_then(|rest| rest.split('/').next()).unwrap();
-    Entry { order_id: order_id.into(), key: key.into(), version: *version, what, money, time: Timestamp(*time) }
 }

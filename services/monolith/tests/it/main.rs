@@ -14,6 +14,8 @@ mod fulfilment;
 mod harness;
 mod history;
 mod kill;
+#[path = "../ledgers/mod.rs"]
+mod ledgers;
 mod operators;
 mod program;
 mod saga_matrix;

@@ -1,12 +1,13 @@
 //! Holds a run to the invariants: the shop's books after every step that can break them, and, once faults have stopped, that
 //! everything comes to its end.
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use auditor::books::Books;
-use auditor::fact::{Fact, Money};
+use auditor::fact::Fact;
 use auditor::invariant::{Finding, Terms};
-use auditor::ledgers::{Banked, Carried, Entry};
+use auditor::logs::{Inbox, Logs, Queues};
 use clock::Timestamp;
 use futures::FutureExt;
 use inventory::product::Product;
@@ -16,11 +17,13 @@ use messaging::envelope::Envelope;
 use messaging::parked::Parked;
 use order::order::{Order, Status};
 use simulation::runs::Broken;
+use simulation::store::Database;
 use store::folded::{self, Folded};
 use store::{Position, Recorded, StreamId};
 use uuid::Uuid;
 
 use crate::customers::{Histories, Seen, Told};
+use crate::ledgers::{banked, carried};
 use crate::world::World;
 
 /// The streams that others are told of, by service.
@@ -30,6 +33,8 @@ const PUBLISHED: [(&str, &[&str]); 4] = [
     ("payment", &["payment-"]),
     ("shipping", &["shipment-"]),
 ];
+/// Who listens to whom.
+const LISTENERS: [(&str, &str); 3] = [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping")];
 /// Whatever may be waited for is waited for: only what is wrong for good counts.
 const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
 
@@ -155,6 +160,7 @@ impl Judge {
     pub fn verdict(&self, histories: &Histories) -> Vec<Broken> {
         let mut broken: Vec<Broken> =
             self.books.judge(Timestamp(i64::MAX), &Terms::ALL_DELIVERED).iter().map(said).collect();
+        broken.extend(self.logs().judge(&self.queues(), self.now(), Duration::ZERO).iter().map(said));
         let orders = self.orders();
         let mut say = |invariant: &str, sentence: String| {
             broken.push(Broken { invariant: invariant.to_owned(), sentence });
@@ -176,6 +182,31 @@ impl Judge {
             }
         }
         broken
+    }
+
+    /// Everything that was recorded.
+    fn logs(&self) -> Logs {
+        let log = |(name, database): (&&str, &Arc<Database>)| {
+            let log = at_once(database.truth().read_all(0, 1_000_000)).expect("memory can be read");
+            ((*name).to_owned(), log)
+        };
+        Logs { logs: self.world.databases.iter().map(log).collect() }
+    }
+
+    /// How far everybody has taken it in. What was not published, or is parked, is looked at while it is waited for.
+    fn queues(&self) -> Queues {
+        let mut queues = Queues::default();
+        for (consumer, of) in LISTENERS {
+            let (truth, theirs) = (self.world.databases[consumer].truth(), self.world.databases[of].truth());
+            let streams = at_once(theirs.streams("", "", 1_000_000)).expect("memory can be read");
+            let mark = |stream: &StreamId| {
+                let mark = at_once(truth.mark(&format!("inbox-{consumer}-{of}-events-{stream}")));
+                (stream.to_string(), mark.expect("memory can be read"))
+            };
+            let marks = streams.iter().map(mark).collect();
+            queues.inboxes.push(Inbox { consumer: consumer.to_owned(), of: of.to_owned(), marks });
+        }
+        queues
     }
 
     /// Price and pieces of a product.
@@ -272,32 +303,4 @@ fn hold(customer: &str, told: &[Told], orders: &BTreeMap<String, Order>, say: &m
 /// Whether the customer's own cancellation of an order was accepted.
 fn may_cancel(told: &[Told], order_id: &str) -> bool {
     told.iter().any(|told| matches!(told, Told::CancelAccepted(order) if order.order_id == order_id))
-}
-
-/// Order, key and place of an entry in a ledger whose streams are named `<kind>-<key>`, for a key that a checkout made.
-fn entry<K>(recorded: &Recorded, kind: &str, what: K, money: Option<Money>) -> Entry<K> {
-    let key = recorded.stream.0.strip_prefix(kind).unwrap_or_default().to_owned();
-    let order_id = key.strip_prefix("checkout-").and_then(|rest| rest.split('/').next()).unwrap_or_default().to_owned();
-    Entry { order_id, key, version: recorded.version, what, money, time: recorded.timestamp }
-}
-
-fn banked(recorded: &Recorded) -> Entry<Banked> {
-    let (what, money) = match folded::decode(recorded).expect("the bank's own entry") {
-        payment::bank::Entry::Debited { amount, currency, .. } => (Banked::Debited, Some(Money { amount, currency })),
-        payment::bank::Entry::Refused { .. } => (Banked::Refused, None),
-        payment::bank::Entry::CalledOff {} => (Banked::CalledOff, None),
-        payment::bank::Entry::Credited { .. } => (Banked::Credited, None),
-    };
-    entry(recorded, "charge-", what, money)
-}
-
-fn carried(recorded: &Recorded) -> Entry<Carried> {
-    let what = match folded::decode(recorded).expect("the carrier's own entry") {
-        shipping::carrier::Entry::Labelled {} => Carried::Labelled,
-        shipping::carrier::Entry::Refused { .. } => Carried::Refused,
-        shipping::carrier::Entry::CalledOff {} => Carried::CalledOff,
-        shipping::carrier::Entry::PickedUp { .. } => Carried::PickedUp,
-        shipping::carrier::Entry::Delivered {} => Carried::Delivered,
-    };
-    entry(recorded, "parcel-", what, None)
 }

@@ -4,10 +4,13 @@
 //! wrong comes from the seed; what must hold whatever goes wrong is judged by the auditor's books, by the logs of the services,
 //! and by what customers were told.
 #![expect(clippy::print_stdout, reason = "it is a program for a terminal")]
+#![expect(clippy::unwrap_used, reason = "a run that cannot go on is broken")]
 #![expect(unreachable_pub, reason = "nothing of a test program is reached from elsewhere")]
 
 mod customers;
 mod judge;
+#[path = "../ledgers/mod.rs"]
+mod ledgers;
 mod outside;
 mod run;
 mod sabotage;

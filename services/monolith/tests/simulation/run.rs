@@ -118,7 +118,7 @@ impl Stage<'_> {
             if let Err(broken) = self.step(sim) {
                 return broken;
             }
-            if self.steps % LOOK_EVERY != 0 {
+            if !self.steps.is_multiple_of(LOOK_EVERY) {
                 continue;
             }
             let open = self.judge.open();
@@ -159,7 +159,7 @@ impl Stage<'_> {
         if !panics.is_empty() {
             return Err(broken("no panic", &panics.join("; ")));
         }
-        if self.steps % LOOK_EVERY == 0 {
+        if self.steps.is_multiple_of(LOOK_EVERY) {
             let broken = self.judge.look();
             if !broken.is_empty() {
                 return Err(broken);
