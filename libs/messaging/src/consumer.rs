@@ -41,7 +41,7 @@ use tracing::Instrument;
 use crate::envelope::Envelope;
 use crate::meters::Meters;
 use crate::parked::{Command, Parked, Reason, Waiting};
-use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription};
+use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription, Without};
 
 /// How often a handler that fails is tried before the message is parked.
 pub const TRIES: u32 = 5;
@@ -141,6 +141,7 @@ pub(crate) struct Inner {
     topics: &'static [&'static str],
     handler: Arc<dyn Handler>,
     meters: Meters,
+    without: Option<Without>,
     /// Parked messages as they last were: a poisoned stream that many messages follow is not read anew for each batch.
     blocked: Mutex<BTreeMap<StreamId, Folded<Parked>>>,
 }
@@ -196,8 +197,9 @@ impl Consumer {
         (group, topics): (&'static str, &'static [&'static str]),
         handler: Arc<dyn Handler>,
     ) -> Consumer {
-        let (process, Messages { bus, meters }, blocked) = (process.clone(), messages.clone(), Mutex::default());
-        Consumer(Arc::new(Inner { process, store, bus, group, topics, handler, meters, blocked }))
+        let (process, Messages { bus, meters, without }) = (process.clone(), messages.clone());
+        let blocked = Mutex::default();
+        Consumer(Arc::new(Inner { process, store, bus, group, topics, handler, meters, without, blocked }))
     }
 
     /// Listens until the process stops.
@@ -296,6 +298,7 @@ impl Consumer {
         let name = self.mark_name(key);
         // In effect; and that together with what was passed by since.
         let mut mark = self.0.store.mark(&name).await?;
+        let (inbox, gaps) = (self.0.without != Some(Without::Inbox), self.0.without.is_none());
         let mut reached = mark;
         let mut parking = vec![];
         for delivered in messages {
@@ -307,11 +310,11 @@ impl Consumer {
                     continue;
                 }
             };
-            if fact.version <= reached {
+            if inbox && fact.version <= reached {
                 self.count("duplicate", 1);
                 continue;
             }
-            if fact.version > reached + 1 {
+            if gaps && fact.version > reached + 1 {
                 let why = format!("version {} is awaited, and this is {}", reached + 1, fact.version);
                 parking.push(park(Some(fact.version), (Reason::Gap, why)));
                 continue;
@@ -362,6 +365,12 @@ impl Consumer {
             traceparent: fact.traceparent.clone(),
         };
         let marks = vec![MarkMove { name: self.mark_name(key), from: mark, to: fact.version }];
+        if self.0.without == Some(Without::Inbox) {
+            return Receipt(Commit {
+                appends: beside,
+                ..Commit::new(self.0.process.ids.next().to_string().into(), meta)
+            });
+        }
         let id = format!("{group}/{}", fact.id).into();
         Receipt(Commit { appends: beside, marks, ..Commit::new(id, meta) })
     }

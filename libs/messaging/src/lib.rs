@@ -107,6 +107,15 @@ pub enum BusError {
     Revoked(String),
 }
 
+/// A guarantee of the consumer that a laboratory takes away, to show what it is for. No other composition root does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Without {
+    /// What was taken in is not marked: whatever comes again is taken in again.
+    Inbox,
+    /// A version that is missing is not waited for.
+    Gaps,
+}
+
 /// Where a service tells and hears.
 #[derive(Clone)]
 pub struct Messages {
@@ -114,13 +123,15 @@ pub struct Messages {
     pub bus: Arc<dyn Bus>,
     /// What is measured about them.
     pub meters: meters::Meters,
+    /// What its consumers lack: nothing.
+    pub without: Option<Without>,
 }
 
 impl Messages {
     /// Over a bus.
     #[must_use]
     pub fn new(process: &Process, bus: Arc<dyn Bus>) -> Messages {
-        Messages { bus, meters: meters::Meters::new(process) }
+        Messages { bus, meters: meters::Meters::new(process), without: None }
     }
 }
 

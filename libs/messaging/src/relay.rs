@@ -120,7 +120,7 @@ impl Relay {
         source: &'static str,
         publicity: Publicity,
     ) -> Relay {
-        let (process, Messages { bus, meters }) = (process.clone(), messages.clone());
+        let (process, Messages { bus, meters, .. }) = (process.clone(), messages.clone());
         Relay { process, store, bus, source, topic: format!("{source}-events"), publicity, meters, cursor: None }
     }
 

@@ -16,6 +16,7 @@
 //! Sparing a fault changes what happens after it, so what is left is small, not the smallest.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::chance::{mix, number_of};
@@ -75,6 +76,16 @@ impl fmt::Display for Class {
     }
 }
 
+impl FromStr for Class {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Class, String> {
+        let known = || Class::ALL.iter().map(|class| class.word()).collect::<Vec<_>>().join(", ");
+        let class = Class::ALL.iter().copied().find(|class| class.word() == word);
+        class.ok_or_else(|| format!("no kind of fault is called {word}; there are {}", known()))
+    }
+}
+
 /// One fault of a run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Strike {
@@ -89,6 +100,17 @@ pub struct Strike {
 impl fmt::Display for Strike {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}#{}", self.class, self.place, self.number)
+    }
+}
+
+impl FromStr for Strike {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Strike, String> {
+        let parts = word.split_once('@').and_then(|(class, rest)| Some((class, rest.rsplit_once('#')?)));
+        let (class, (place, number)) = parts.ok_or_else(|| format!("a fault is KIND@PLACE#NUMBER, not {word}"))?;
+        let number = number.parse().map_err(|_| format!("the number of a fault is one, not {number}"))?;
+        Ok(Strike { class: class.parse()?, place: place.to_owned(), number })
     }
 }
 
@@ -243,6 +265,16 @@ mod tests {
         spared = Spared::default();
         spared.classes.insert(Class::Reset);
         assert!(run(spared).struck().iter().all(|strike| strike.class == Class::StoreSlow));
+    }
+
+    #[test]
+    fn a_fault_is_read_as_it_is_written() {
+        let strike = Strike { class: Class::StoreInDoubt, place: "order-1/order".into(), number: 7 };
+        assert_eq!(strike.to_string().parse(), Ok(strike));
+        assert!(Class::ALL.iter().all(|class| class.word().parse() == Ok(*class)));
+        for word in ["", "reset", "reset@a", "reset@a#x", "earthquake@a#1"] {
+            assert!(word.parse::<Strike>().is_err(), "{word}");
+        }
     }
 
     #[test]

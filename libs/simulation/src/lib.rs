@@ -21,6 +21,7 @@
 //! | [`http`] | clients, and what they sent and were answered |
 //! | [`trace`] | what happened, line by line |
 //! | [`runs`] | many seeds, some of them twice; a failure with what it needs |
+//! | [`record`] | what was found so far, in a file |
 //! | [`entropy`] | the operating system's chance, taken over |
 //!
 //! The shop in it is a test target of the monolith: this crate knows no service.
@@ -36,6 +37,7 @@ pub mod faults;
 pub mod http;
 pub mod net;
 pub mod plan;
+pub mod record;
 pub mod runs;
 pub mod store;
 pub mod time;

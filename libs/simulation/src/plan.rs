@@ -41,7 +41,8 @@ pub fn plan(faults: &Faults, seed: u64, hosts: &[String], until: Duration) -> Ve
     for _ in 0..CRASHES {
         let host = chance.pick(hosts).clone();
         let strikes = faults.strikes(Class::Crash, "plan", 2).is_some();
-        add(&mut chance, strikes, (20, 2_500), (Action::Crash(host.clone()), Action::Start(host)));
+        let lasts = if chance.one_in(5) { (3_000, 6_000) } else { (20, 2_500) };
+        add(&mut chance, strikes, lasts, (Action::Crash(host.clone()), Action::Start(host)));
     }
     for (class, count, lasts) in [
         (Class::Partition, CUTS, (200, 3_000)),

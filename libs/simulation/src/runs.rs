@@ -74,7 +74,7 @@ pub struct Summary {
     /// Faults by kind.
     pub counts: BTreeMap<Class, u64>,
     /// What was done.
-    pub done: BTreeMap<&'static str, u64>,
+    pub done: BTreeMap<String, u64>,
     /// Mixed from all runs: two campaigns over the same seeds have the same.
     pub hash: u64,
 }
@@ -82,9 +82,13 @@ pub struct Summary {
 /// Every so many seeds one is run twice.
 const REPEAT_EVERY: u64 = 10;
 
-/// Runs seeds until one is broken. `progress` is told after each.
-pub fn campaign(run: &Run, seeds: impl IntoIterator<Item = u64>, progress: impl Fn(&Summary)) -> Summary {
-    let mut summary = Summary::default();
+/// Runs further seeds until one is broken. `progress` is told after each that held.
+pub fn campaign(
+    run: &Run,
+    mut summary: Summary,
+    seeds: impl IntoIterator<Item = u64>,
+    progress: impl Fn(&Summary, u64),
+) -> Summary {
     for seed in seeds {
         let mut outcome = isolated(run, seed, &Spared::default());
         if outcome.broken.is_empty() && seed % REPEAT_EVERY == 0 {
@@ -101,9 +105,9 @@ pub fn campaign(run: &Run, seeds: impl IntoIterator<Item = u64>, progress: impl 
             *summary.counts.entry(class).or_default() += count;
         }
         for (what, count) in outcome.done {
-            *summary.done.entry(what).or_default() += count;
+            *summary.done.entry(what.to_owned()).or_default() += count;
         }
-        progress(&summary);
+        progress(&summary, seed);
     }
     summary
 }
@@ -148,10 +152,10 @@ mod tests {
 
     #[test]
     fn a_campaign_stops_at_the_first_that_is_broken_and_two_are_the_same() {
-        let summary = campaign(&toy, 0..7, |_| {});
+        let summary = campaign(&toy, Summary::default(), 0..7, |_, _| {});
         assert_eq!((summary.held, summary.repeated, summary.broken.is_none()), (7, 1, true));
-        assert_eq!(campaign(&toy, 0..7, |_| {}).hash, summary.hash);
-        let (seed, outcome) = campaign(&toy, 0..20, |_| {}).broken.unwrap();
+        assert_eq!(campaign(&toy, Summary::default(), 0..7, |_, _| {}).hash, summary.hash);
+        let (seed, outcome) = campaign(&toy, Summary::default(), 0..20, |_, _| {}).broken.unwrap();
         assert_eq!((seed, outcome.broken[0].sentence.as_str()), (7, "two at once"));
         let (_, small) = smaller(&toy, seed, &outcome, 200);
         assert_eq!(small.struck.len(), 2);
@@ -159,13 +163,16 @@ mod tests {
 
     #[test]
     fn a_panic_and_a_run_that_differs_from_itself_are_broken() {
-        let (seed, outcome) = campaign(&toy, 8..20, |_| {}).broken.unwrap();
+        let (seed, outcome) = campaign(&toy, Summary::default(), 8..20, |_, _| {}).broken.unwrap();
         assert_eq!((seed, outcome.broken[0].sentence.as_str()), (9, "a bug"));
         static TURN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let fickle = |_: u64, _: &Spared| Outcome {
             hash: TURN.fetch_add(1, std::sync::atomic::Ordering::SeqCst),
             ..Outcome::default()
         };
-        assert_eq!(campaign(&fickle, 10..11, |_| {}).broken.unwrap().1.broken[0].invariant, "the seed decides");
+        assert_eq!(
+            campaign(&fickle, Summary::default(), 10..11, |_, _| {}).broken.unwrap().1.broken[0].invariant,
+            "the seed decides"
+        );
     }
 }

@@ -16,7 +16,7 @@
 //! # Limits
 //! Commits that were handed over in order are carried out in order, but for those in doubt: their caller was told that
 //! nothing is known of them.
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ const IN_DOUBT: u64 = 200;
 const SLOW: u64 = 150;
 const UNREADABLE: u64 = 1_500;
 const LATE: u64 = 8;
-const POISON: u64 = 60;
+const POISON: u64 = 40;
 /// A read takes a moment once in so many times, so that others get in between.
 const PAUSES: u64 = 8;
 
@@ -61,8 +61,8 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Their callers were told that it is unknown whether they happened.
     in_doubt: Vec<Waiting>,
-    /// What consumers were to take in and cannot, until there is peace.
-    poison: BTreeSet<CommitId>,
+    /// What consumers were to take in and cannot, and until when.
+    poison: BTreeMap<CommitId, Duration>,
 }
 
 struct Waiting {
@@ -192,14 +192,16 @@ impl Access {
         if !taken_in || self.database.faults.at_peace() {
             return false;
         }
-        if self.database.queue().poison.contains(id) {
-            return true;
+        let now = self.database.time.elapsed();
+        if let Some(until) = self.database.queue().poison.get(id) {
+            return now < *until;
         }
-        let struck = self.strikes(Class::Poison, POISON).is_some();
-        if struck {
-            self.database.queue().poison.insert(id.clone());
+        let struck = self.strikes(Class::Poison, POISON);
+        if let Some(drawn) = struck {
+            // Long enough to be parked.
+            self.database.queue().poison.insert(id.clone(), now + Duration::from_millis(1_600 + drawn % 3_000));
         }
-        struck
+        struck.is_some()
     }
 
     fn unavailable(&self, after: Duration) -> BoxFuture<'static, Outcome> {

@@ -1,6 +1,6 @@
 //! A workload that hurts: retries under the same key through any gateway, requests that are abandoned, cancellations that race
 //! checkout and dispatch, products that everybody wants and few get, prices that change, and operators who mend.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -107,6 +107,8 @@ pub struct Person {
     name: String,
     client: Client,
     chance: Chance,
+    /// Dead letters that were redriven to their end.
+    mended: BTreeSet<(&'static str, String)>,
 }
 
 impl Person {
@@ -117,6 +119,7 @@ impl Person {
             name: name.to_owned(),
             client: Client::new(Connector::new(&world.faults, name)),
             chance: Chance::of(world.seed, name),
+            mended: BTreeSet::new(),
         }
     }
 
@@ -294,14 +297,15 @@ pub async fn operator(mut person: Person) {
     person.histories.open.store(true, Ordering::SeqCst);
     let mut round = 0;
     while !person.histories.over.load(Ordering::SeqCst) {
-        sleep(Duration::from_millis(400 + person.chance.below(800))).await;
+        let pause = if person.world.mends_at_once() { 20 } else { 300 };
+        sleep(Duration::from_millis(pause + person.chance.below(2 * pause))).await;
         round += 1;
-        if !person.world.faults.at_peace() && person.chance.one_in(3) {
+        if !person.world.faults.at_peace() && person.chance.one_in(6) {
             let (_, receipt) = shelf("SIM-HOT", 2, 0);
             person.command("/v1/products/SIM-HOT:receive", &format!("more-{round}"), &receipt).await;
             person.histories.count("receipts");
         }
-        if !person.world.faults.at_peace() && person.chance.one_in(4) {
+        if !person.world.faults.at_peace() && person.chance.one_in(8) {
             // Up and down again: whoever looked in between is refused, or rejected on the way.
             for price in [19_000, 18_000] {
                 let body = json!({"unit_price": price}).to_string();
@@ -329,21 +333,27 @@ impl Person {
         self.insist(Method::POST, path, &headers, body).await
     }
 
-    /// Redrives whatever is parked.
+    /// Redrives what is parked, until it was answered that nothing waits any more. What is only behind another then is left
+    /// alone, for it has to flow by itself.
     async fn mend(&mut self, round: u64) {
-        if !self.world.faults.at_peace() && !self.chance.one_in(3) {
-            return;
-        }
         for service in ["order", "inventory", "shipping"] {
             let path = format!("/v1/{service}/dead-letters");
             let Some(answer) = self.ask(Method::GET, &path, &[("X-Operator", "lee")], "").await else { return };
             let Some(letters) = answer.body["dead_letters"].as_array().cloned() else { return };
             for letter in letters {
                 let id = letter["dead_letter_id"].as_str().unwrap_or_default();
+                let behind = ["behind", "gap"].contains(&letter["messages"][0]["reason"].as_str().unwrap_or_default());
+                let mended = (service, id.to_owned());
+                if behind && self.mended.contains(&mended) {
+                    continue;
+                }
                 let (path, key) = (format!("{path}/{id}:redrive"), format!("redrive-{service}-{id}-{round}"));
                 let headers = [("Idempotency-Key", key.as_str()), ("X-Operator", "lee")];
                 let body = json!({"reason": "it can be taken in by now"}).to_string();
-                self.ask(Method::POST, &path, &headers, &body).await;
+                let answer = self.ask(Method::POST, &path, &headers, &body).await;
+                if answer.is_some_and(|answer| answer.status == StatusCode::OK && answer.body["waiting"] == 0) {
+                    self.mended.insert(mended);
+                }
                 self.histories.count("redrives");
             }
         }

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::customers::{Histories, Seen, Told};
 use crate::ledgers::{banked, carried};
+use crate::tally::TALLY;
 use crate::world::World;
 
 /// The streams that others are told of, by service.
@@ -34,7 +35,8 @@ const PUBLISHED: [(&str, &[&str]); 4] = [
     ("shipping", &["shipment-"]),
 ];
 /// Who listens to whom.
-const LISTENERS: [(&str, &str); 3] = [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping")];
+const LISTENERS: [(&str, &str); 4] =
+    [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping"), (TALLY, "order")];
 /// Whatever may be waited for is waited for: only what is wrong for good counts.
 const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
 
@@ -140,7 +142,7 @@ impl Judge {
                 lag => open.push(format!("{group} is behind on {topic}: {lag:?}")),
             }
         }
-        for name in ["order", "inventory", "shipping"] {
+        for name in ["order", "inventory", "shipping", TALLY] {
             let truth = self.world.databases[name].truth();
             for stream in at_once(truth.streams("parked-", "", 1_000)).expect("memory can be read") {
                 let parked: Folded<Parked> = at_once(folded::load(truth, &stream)).expect("it can be read");
@@ -171,6 +173,13 @@ impl Judge {
                 say("I-19", format!("orders {id} and {other} were placed under one key"));
             }
         }
+        let tally = self.world.databases[TALLY].truth();
+        for stream in at_once(tally.streams("tally-", "", 100_000)).expect("memory can be read") {
+            let times = at_once(tally.version(&stream)).expect("memory can be read");
+            if times != 1 {
+                say("once in effect", format!("{stream} was counted {times} times"));
+            }
+        }
         for (customer, told) in histories.told.lock().unwrap().iter() {
             hold(customer, told, &orders, &mut say);
             for one in told {
@@ -186,11 +195,12 @@ impl Judge {
 
     /// Everything that was recorded.
     fn logs(&self) -> Logs {
+        let services = self.world.databases.iter().filter(|(name, _)| **name != TALLY);
         let log = |(name, database): (&&str, &Arc<Database>)| {
             let log = at_once(database.truth().read_all(0, 1_000_000)).expect("memory can be read");
             ((*name).to_owned(), log)
         };
-        Logs { logs: self.world.databases.iter().map(log).collect() }
+        Logs { logs: services.map(log).collect() }
     }
 
     /// How far everybody has taken it in. What was not published, or is parked, is looked at while it is waited for.

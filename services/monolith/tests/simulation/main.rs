@@ -14,36 +14,185 @@ mod ledgers;
 mod outside;
 mod run;
 mod sabotage;
+mod tally;
 mod world;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
-use simulation::runs::{Summary, campaign, smaller};
+use clap::Parser;
+use simulation::faults::{Class, Spared, Strike};
+use simulation::record::Record;
+use simulation::runs::{Outcome, Run, Summary, campaign, isolated, smaller};
+
+use crate::sabotage::{Missing, Sabotage};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// So few seeds that `cargo test` stays quick.
+const A_FEW: u64 = 3;
+/// From so many seeds on every kind of fault must have been seen.
+const MANY: u64 = 50;
+/// A guarantee that is missing must be noticed within so many seeds.
+const NOTICED_WITHIN: u64 = 200;
+/// So many runs are spent on leaving faults out of a failure.
+const TRIES: usize = 120;
+
+/// Runs the shop under seeded simulations.
+#[derive(Parser)]
+struct Arguments {
+    /// How many seeds
+    #[arg(long, default_value_t = A_FEW)]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Only every so many-th, for several processes side by side
+    #[arg(long, default_value_t = 1)]
+    step: u64,
+    /// Keep what was found in this file, and go on from there
+    #[arg(long)]
+    record: Option<PathBuf>,
+    /// Run one seed and print what happened
+    #[arg(long)]
+    trace: Option<u64>,
+    /// With --trace: leave these faults out, as KIND or KIND@PLACE#NUMBER, with commas
+    #[arg(long, value_delimiter = ',')]
+    spare: Vec<String>,
+    /// Take a guarantee away, by its word; `all` for one after another
+    #[arg(long)]
+    without: Option<String>,
+    /// What `cargo test` passes on to every test program: such a name is none of this one's
+    filter: Option<String>,
+}
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |name: &str, otherwise: u64| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1)).and_then(|text| text.parse().ok()).unwrap_or(otherwise)
-    };
-    let (from, seeds) = (number("--from", 1), number("--seeds", 5));
-    let shop = |seed: u64, spared: &_| run::run(seed, spared, None);
+    let arguments = Arguments::parse();
+    if arguments.filter.is_some() {
+        println!("the simulation has no tests by name");
+        return ExitCode::SUCCESS;
+    }
     run::remember_what_hosts_say();
-    #[expect(clippy::disallowed_methods, reason = "real time is what is told")]
-    let started = std::time::Instant::now();
-    let summary = campaign(&shop, from..from + seeds, |summary: &Summary| println!("{} held", summary.held));
-    println!("{:?} in {:?}", summary.done, started.elapsed());
-    println!("{:?}", summary.counts);
+    match (&arguments.trace, arguments.without.as_deref()) {
+        (Some(seed), without) => trace(*seed, &arguments.spare, without.and_then(missing)),
+        (None, None) => hold(&arguments),
+        (None, Some("all")) => table(Missing::ALL),
+        (None, Some(word)) => match missing(word) {
+            Some(missing) => table(&[missing]),
+            None => {
+                println!("no guarantee is called {word}; there are {}", words());
+                ExitCode::from(2)
+            }
+        },
+    }
+}
+
+fn missing(word: &str) -> Option<Missing> {
+    Missing::ALL.iter().copied().find(|missing| missing.word() == word)
+}
+
+fn words() -> String {
+    Missing::ALL.iter().map(|missing| missing.word()).collect::<Vec<_>>().join(", ")
+}
+
+fn shop(missing: Option<Missing>) -> impl Fn(u64, &Spared) -> Outcome + Sync {
+    move |seed, spared| run::run(seed, spared, missing.map(Sabotage::of))
+}
+
+/// Every seed holds, and every kind of fault was met.
+fn hold(arguments: &Arguments) -> ExitCode {
+    let shop = shop(None);
+    let mut record = match arguments.record.as_deref().map(Record::open).transpose() {
+        Ok(record) => record.unwrap_or_default(),
+        Err(why) => {
+            println!("{why}");
+            return ExitCode::from(2);
+        }
+    };
+    let first = arguments.from + record.summary.held * arguments.step;
+    let seeds = (first..arguments.from + arguments.seeds).step_by(usize::try_from(arguments.step).unwrap());
+    let summary = campaign(&shop, std::mem::take(&mut record.summary), seeds, |summary, seed| {
+        if summary.held.is_multiple_of(25) {
+            println!("seed {seed}: {} seeds held, {} orders", summary.held, summary.done["orders placed"]);
+        }
+        record.keep(summary);
+    });
     if let Some((seed, outcome)) = &summary.broken {
-        println!("seed {seed}: {:#?}", outcome.broken);
-        let (spared, outcome) = smaller(&shop, *seed, outcome, 100);
-        println!("{spared:?}");
-        println!("{}", outcome.trace.join("\n"));
-        println!("{:#?}", outcome.broken);
+        explain(&shop, *seed, outcome);
         return ExitCode::FAILURE;
     }
+    print(&summary);
+    let never: Vec<_> = Class::ALL.iter().filter(|class| !summary.counts.contains_key(class)).collect();
+    if summary.held >= MANY && !never.is_empty() {
+        println!("never injected: {never:?}");
+        return ExitCode::FAILURE;
+    }
+    println!("\n{} passed, 0 failed", summary.held);
     ExitCode::SUCCESS
+}
+
+fn print(summary: &Summary) {
+    println!(
+        "\nseeds held: {}, run twice and the same: {}, mixed: {:016x}",
+        summary.held, summary.repeated, summary.hash
+    );
+    println!("\n| done | |\n|---|---|");
+    summary.done.iter().for_each(|(what, count)| println!("| {what} | {count} |"));
+    println!("\n| fault | times |\n|---|---|");
+    summary.counts.iter().for_each(|(class, count)| println!("| {class} | {count} |"));
+}
+
+/// A broken seed, with the command that repeats it and what it needs.
+fn explain(shop: &Run, seed: u64, outcome: &Outcome) {
+    println!("\nseed {seed} is broken:");
+    outcome.broken.iter().for_each(|broken| println!("  {}: {}", broken.invariant, broken.sentence));
+    println!("again: cargo xtask simulate --trace {seed}\n\nit still is with fewer faults:");
+    let (spared, outcome) = smaller(shop, seed, outcome, TRIES);
+    outcome.trace.iter().for_each(|line| println!("{line}"));
+    outcome.broken.iter().for_each(|broken| println!("  {}: {}", broken.invariant, broken.sentence));
+    let spared = spared.classes.iter().map(ToString::to_string).chain(spared.strikes.iter().map(ToString::to_string));
+    println!("this one: cargo xtask simulate --trace {seed} --spare {}", spared.collect::<Vec<_>>().join(","));
+}
+
+fn trace(seed: u64, spare: &[String], missing: Option<Missing>) -> ExitCode {
+    let mut spared = Spared::default();
+    for word in spare {
+        match (Class::from_str(word), Strike::from_str(word)) {
+            (Ok(class), _) => _ = spared.classes.insert(class),
+            (_, Ok(strike)) => _ = spared.strikes.insert(strike),
+            (Err(why), Err(_)) => {
+                println!("{why}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let outcome = isolated(&shop(missing), seed, &spared);
+    outcome.trace.iter().for_each(|line| println!("{line}"));
+    outcome.broken.iter().for_each(|broken| println!("  {}: {}", broken.invariant, broken.sentence));
+    if outcome.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Each guarantee is missed, and for its own reason.
+fn table(all: &[Missing]) -> ExitCode {
+    println!("| without | noticed by seed | broken |\n|---|---|---|");
+    let mut unnoticed = 0;
+    for missing in all {
+        let summary = campaign(&shop(Some(*missing)), Summary::default(), 1..=NOTICED_WITHIN, |_, _| {});
+        let right = |outcome: &Outcome| {
+            outcome.broken.iter().find(|broken| missing.breaks().contains(&broken.invariant.as_str())).cloned()
+        };
+        let row = match &summary.broken {
+            None => format!("**nobody** within {NOTICED_WITHIN} seeds |"),
+            Some((seed, outcome)) => match right(outcome) {
+                Some(broken) => format!("{seed} | {}: {}", broken.invariant, broken.sentence),
+                None => format!("{seed} | **for another reason**: {:?}", outcome.broken),
+            },
+        };
+        unnoticed += u32::from(row.contains("**"));
+        println!("| {} | {row} |", missing.word());
+    }
+    println!("\n{} passed, {unnoticed} failed", all.len() - unnoticed as usize);
+    if unnoticed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

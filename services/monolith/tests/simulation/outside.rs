@@ -54,7 +54,7 @@ const CARRIER: (Class, Class) = (Class::CarrierHangs, Class::CarrierReplyLost);
 #[async_trait]
 impl PaymentProvider for UnreliableBank {
     async fn charge(&self, charge: &Charge, reference: &str) -> Result<Charged, provider::NoAnswer> {
-        let charge = match self.world.sabotage {
+        let charge = match &self.world.sabotage {
             Some(sabotage) => sabotage.charge(charge, &self.process),
             None => charge.clone(),
         };

@@ -30,11 +30,12 @@ use telemetry::metrics::Red;
 use turmoil::Sim;
 
 use crate::outside::{UnreliableBank, UnreliableCarrier};
-use crate::sabotage::Sabotage;
+use crate::sabotage::{Missing, Sabotage};
+use crate::tally::{self, TALLY};
 
-/// How long a parcel waits to be picked up, and how long it is on its way.
+/// How long a parcel waits to be picked up, and how long it is on its way: at least so long, and less than so much longer.
 const PICK_UP: Duration = Duration::from_millis(400);
-const TRANSIT: Duration = Duration::from_millis(300);
+const TRANSIT_MS: (u64, u64) = (300, 2_500);
 
 /// The services by name, each with how many of it there are.
 pub const REPLICAS: [(&str, usize); 5] =
@@ -65,7 +66,7 @@ impl World {
         let (faults, time) = (Faults::of(seed, spared.clone()), Time::default());
         let trace = Trace::new(&time);
         let database = |name| (name, Database::new(name, &faults, &time, &trace));
-        let databases = ["order", "inventory", "payment", "shipping", "bank", "carrier"].map(database);
+        let databases = ["order", "inventory", "payment", "shipping", "bank", "carrier", TALLY].map(database);
         World {
             seed,
             databases: databases.into(),
@@ -78,11 +79,16 @@ impl World {
         }
     }
 
+    /// Whether operators mend whatever is parked as soon as it is.
+    pub fn mends_at_once(&self) -> bool {
+        self.sabotage.as_ref().is_some_and(|sabotage| sabotage.missing == Missing::RedriveLocked)
+    }
+
     /// A database as a host has it.
-    fn store(&self, host: &str, name: &'static str) -> Arc<dyn Store> {
+    fn store(&self, process: &Process, host: &str, name: &'static str) -> Arc<dyn Store> {
         let store = self.databases[name].seen_from(host);
-        match self.sabotage {
-            Some(sabotage) => sabotage.store(store, name, self, host),
+        match &self.sabotage {
+            Some(sabotage) => sabotage.store(store, name, process),
             None => store,
         }
     }
@@ -106,11 +112,11 @@ impl World {
 
     fn messages(&self, process: &Process, host: &str) -> Messages {
         let bus: Arc<dyn Bus> = Arc::new(bus::Access::new(&self.bus, &self.faults, &self.trace, host));
-        let bus = match self.sabotage {
-            Some(sabotage) => sabotage.bus(bus, process),
-            None => bus,
-        };
-        Messages::new(process, bus)
+        let messages = Messages::new(process, bus);
+        match &self.sabotage {
+            Some(sabotage) => sabotage.messages(messages, process),
+            None => messages,
+        }
     }
 
     /// The way from a host to another service.
@@ -121,7 +127,7 @@ impl World {
             to(&process.tasks, connector.clone(), authority)
         });
         let way = in_turn(replicas.collect());
-        match self.sabotage {
+        match &self.sabotage {
             Some(sabotage) => sabotage.way(way),
             None => way,
         }
@@ -169,7 +175,7 @@ impl World {
         let neighbours = Neighbours { inventory: way("inventory"), payment: way("payment"), shipping: way("shipping") };
         let (index, meters) = (Arc::new(Fts::in_memory()), Meters::new(&process));
         let red = Red::new(&process.metrics, "grpc");
-        let store = self.store(host, "order");
+        let store = self.store(&process, host, "order");
         let served = order::start(&process, store, &messages, (index, &meters), neighbours, red);
         let served = served.map_err(|why| why.to_string())?;
         let services = [
@@ -185,7 +191,8 @@ impl World {
         let messages = self.messages(&process, host);
         let (index, meters) = (Arc::new(Fts::in_memory()), Meters::new(&process));
         let red = Red::new(&process.metrics, "grpc");
-        let served = inventory::start(&process, self.store(host, "inventory"), &messages, (index, &meters), red);
+        let served =
+            inventory::start(&process, self.store(&process, host, "inventory"), &messages, (index, &meters), red);
         let services = [
             ("shop.inventory.v1.InventoryService", served.inventory),
             ("shop.messaging.v1.DeadLetterService", served.dead_letters),
@@ -196,20 +203,22 @@ impl World {
     async fn payment(&self, host: &str) -> Result<(), String> {
         let process = self.process(host);
         let messages = self.messages(&process, host);
-        let (bank, reports) = Bank::new(&process, self.store(host, "bank"));
+        let (bank, reports) = Bank::new(&process, self.store(&process, host, "bank"));
         let bank = Arc::new(UnreliableBank::new(self, &process, bank));
         let red = Red::new(&process.metrics, "grpc");
-        let served = payment::start(&process, self.store(host, "payment"), &messages, (bank, reports), red);
+        let served = payment::start(&process, self.store(&process, host, "payment"), &messages, (bank, reports), red);
         self.serve(&process, host, [("shop.payment.v1.PaymentService", served)]).await
     }
 
     async fn shipping(&self, host: &str) -> Result<(), String> {
         let process = self.process(host);
         let messages = self.messages(&process, host);
-        let carrier = Simulator::new(&process, self.store(host, "carrier"), TRANSIT);
+        let transit = Duration::from_millis(TRANSIT_MS.0 + mix(&[self.seed, 2]) % TRANSIT_MS.1);
+        let carrier = Simulator::new(&process, self.store(&process, host, "carrier"), transit);
         let carrier = Arc::new(UnreliableCarrier::new(self, carrier));
         let red = Red::new(&process.metrics, "grpc");
-        let served = shipping::start(&process, self.store(host, "shipping"), &messages, (carrier, PICK_UP), red);
+        let served =
+            shipping::start(&process, self.store(&process, host, "shipping"), &messages, (carrier, PICK_UP), red);
         let services = [
             ("shop.shipping.v1.ShippingService", served.shipping),
             ("shop.messaging.v1.DeadLetterService", served.dead_letters),
@@ -228,6 +237,7 @@ impl World {
             ("shop.messaging.v1.DeadLetterService/inventory", way("inventory")),
             ("shop.messaging.v1.DeadLetterService/shipping", way("shipping")),
         ];
+        tally::listen(&process, self.store(&process, host, TALLY), &self.messages(&process, host));
         let gateway = Arc::new(Gateway::new(&process, upstreams, Limits::default())?);
         let listener = Listener::bind(&self.faults, host).await.map_err(|why| why.to_string())?;
         let answer = move |request| {
