@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::openapi_parts;
 
 /// The largest whole number that every reader of JSON keeps exact; amounts stay below it.
-const MAX_EXACT: i64 = (1 << 53) - 1;
+pub(crate) const MAX_EXACT: i64 = (1 << 53) - 1;
 
 /// In which direction a message goes. What is answered has all its fields; what is asked has no others.
 #[derive(Clone, Copy, PartialEq, Eq)]

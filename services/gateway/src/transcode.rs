@@ -1,9 +1,13 @@
 //! Between JSON and protobuf, along the descriptors: the proto3 JSON mapping, with the names of the .proto files.
+use std::io;
+
 use host::error::Refusal;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, ReflectMessage, SerializeOptions, Value};
+use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 use serde_json::{Deserializer, Map, Value as Json};
 use tonic::Code;
 
+use crate::openapi_schemas::MAX_EXACT;
 use crate::routes::Route;
 use crate::target;
 
@@ -100,10 +104,23 @@ pub(crate) fn answer(route: &Route, wire: bytes::Bytes) -> Result<Answer, String
         },
     };
     let mut json = Vec::with_capacity(512);
-    let written = resource.serialize_with_options(&mut serde_json::Serializer::new(&mut json), &OUT);
+    let written = resource.serialize_with_options(&mut Serializer::with_formatter(&mut json, Whole), &OUT);
     written.map_err(|why| format!("the answer of {rpc} is not JSON: {why}"))?;
     let location = route.location.as_deref().map(|template| filled(template, &resource));
     Ok(Answer { json, location, shown: resource })
+}
+
+/// Writes JSON as usual, but whole numbers without a fraction: free JSON (`Struct`) has only doubles, and programs that read
+/// an amount as an integer stumble over `2.0`.
+struct Whole;
+
+impl Formatter for Whole {
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        match value.fract() == 0.0 && value.abs() <= MAX_EXACT as f64 {
+            true => self.write_i64(writer, value as i64),
+            false => CompactFormatter.write_f64(writer, value),
+        }
+    }
 }
 
 /// A template of a path with the fields of a resource in its places.
@@ -147,4 +164,26 @@ fn unknown_field(why: &str) -> Option<&str> {
 
 fn malformed(why: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::InvalidArgument, "malformed_json", format!("the body is not the JSON this takes: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Serialize;
+
+    #[test]
+    fn whole_numbers_are_written_without_a_fraction_and_others_exactly() {
+        for (value, written) in [
+            (2.0, "2"),
+            (-3.0, "-3"),
+            (0.0, "0"),
+            (0.5, "0.5"),
+            (9_007_199_254_740_991.0, "9007199254740991"),
+            (1e300, "1e+300"),
+        ] {
+            let mut json = Vec::new();
+            value.serialize(&mut Serializer::with_formatter(&mut json, Whole)).unwrap();
+            assert_eq!(String::from_utf8(json).unwrap(), written);
+        }
+    }
 }
