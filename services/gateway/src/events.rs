@@ -40,7 +40,8 @@ use crate::transcode;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long one stream lasts at most.
 const LONGEST: Duration = Duration::from_secs(600);
-const LAST_EVENT_ID: &str = "Last-Event-ID";
+/// The header that tells which event a client saw last.
+pub(crate) const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// The body of an answer that goes on.
 pub(crate) type Body = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;

@@ -35,8 +35,8 @@
 //! given twice the last counts, camelCase names are taken too, and whole numbers may be written `2.0` or `"2"`, as the
 //! proto3 mapping has it; one below -2⁶³ by less than a rounding is taken as -2⁶³. Only GET and POST are served, variables
 //! of paths and queries are plain fields of the request, and nothing streams in. `/metrics` and `/readyz` are open to whoever
-//! reaches the port. Which fields a request must have, and how long they may be, `/openapi.json` says in words only: that
-//! is all the .proto files tell.
+//! reaches the port. What a field of a request takes, `/openapi.json` says because the .proto files do
+//! (`shop.http.v1.takes`); the service sees to it. Rules between fields, and what is true only now, are said in words.
 mod body;
 mod docs;
 mod edge;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use prost_reflect::{FieldDescriptor, Kind};
 use serde_json::{Map, Value as Json, json};
 
+use crate::events::LAST_EVENT_ID;
 use crate::openapi_parts as parts;
 use crate::openapi_schemas::{Schemas, Side, comment};
 use crate::routes::{Route, Table, variables};
@@ -82,7 +83,7 @@ fn parameters(route: &Route, in_path: &[&str], schemas: &mut Schemas) -> Result<
         }));
     }
     let headers = [
-        ("Last-Event-ID", route.events.is_some()),
+        (LAST_EVENT_ID, route.events.is_some()),
         ("Idempotency-Key", route.method == http::Method::POST),
         ("Prefer", route.waits),
         ("X-Customer-Id", !route.operators_only),
@@ -112,11 +113,13 @@ fn success(route: &Route, schemas: &mut Schemas) -> Result<Json, String> {
     if let Some(location) = &route.location {
         let description = format!("Where it can be read: `{location}`.");
         let schema = json!({"type": "string", "format": "uri-reference"});
-        headers.insert("Location".to_owned(), json!({"description": description, "schema": schema}));
+        headers.insert("Location".to_owned(), json!({"description": description, "required": true, "schema": schema}));
     }
     let description = comment(&route.output.parent_file(), route.output.path());
-    let media_type = if route.events.is_some() { "text/event-stream" } else { "application/json" };
-    // Of a stream the schema is that of each event's data: OpenAPI 3.1 has no words for the rest.
+    let (media_type, schema) = match route.events {
+        Some(_) => ("text/event-stream", parts::stream(&schema)),
+        None => ("application/json", schema),
+    };
     Ok(json!({"description": description, "headers": headers, "content": {media_type: {"schema": schema}}}))
 }
 

@@ -5,13 +5,14 @@ use http::{Method, StatusCode};
 use serde_json::{Map, Value as Json, json};
 
 use crate::edge::{CUSTOMER, DEFAULT_CUSTOMER, IDEMPOTENCY_KEY, MAX_KEY_CHARS, MAX_NAME_CHARS, OPERATOR};
+use crate::events::LAST_EVENT_ID;
 use crate::routes::{Route, variables};
 
 const ABOUT: &str = "A shop: products, orders, and what becomes of them.
 
 **Errors** are problem documents (RFC 9457, `application/problem+json`). `code` says what kind of no it is, `reason` is a \
 stable word for programs, `detail` a sentence for people, `field` the part of the request to blame, and `trace_id` finds \
-the request in the shop's logs.
+the request in the shop's logs. The statuses that an operation lists are all that it answers with.
 
 **Idempotency**: every POST carries an `Idempotency-Key`, a text of the client's own. Whoever repeats a request under the \
 same key, because its answer got lost or said to try again, gets the answer of the first time and causes nothing twice. \
@@ -20,8 +21,9 @@ The same key for another request is refused.
 **Waiting**: placing an order or calling it off is durable when it is answered, and goes on after it. With \
 `Prefer: wait=N` (RFC 7240) the answer comes when the order is settled or N seconds have passed.
 
-**JSON** is the proto3 mapping with `snake_case` names. Unknown fields and parameters are refused. In answers defaults are \
-printed, and what is absent is left out, never null. 64-bit integers are numbers. HEAD is served wherever GET is.
+**JSON** is the proto3 mapping with `snake_case` names. Unknown fields and parameters are refused. In requests null is \
+the same as absent. In answers defaults are printed, and what is absent is left out, never null. 64-bit integers are \
+numbers. HEAD is served wherever GET is.
 
 **Callers** are believed who they say they are: `X-Customer-Id` and `X-Operator` stand in for a sign-in.";
 
@@ -51,10 +53,12 @@ pub(crate) fn parameters() -> Json {
          at once. What else it says is ignored."
     );
     let last_event_text = "The id of the last event that was seen: only what followed it is sent.";
+    // Events have the versions of their streams as ids.
+    let version = json!({"type": "string", "pattern": "^[0-9]{1,18}$"});
     let trace_text = "The trace that the request belongs to (W3C Trace Context); without it, it begins one.";
     json!({
         "Idempotency-Key": header(IDEMPOTENCY_KEY, true, key_text.to_owned(), key),
-        "Last-Event-ID": header("Last-Event-ID", false, last_event_text.to_owned(), json!({"type": "string"})),
+        "Last-Event-ID": header(LAST_EVENT_ID, false, last_event_text.to_owned(), version),
         "Prefer": header("Prefer", false, prefer_text, json!({"type": "string", "examples": ["wait=10"]})),
         "X-Customer-Id": header(CUSTOMER, false, "The customer who asks.".to_owned(), customer),
         "X-Operator": header(OPERATOR, true, "The operator who asks; this is for staff only.".to_owned(), name),
@@ -65,8 +69,9 @@ pub(crate) fn parameters() -> Json {
 /// The headers of answers, by their names among the components; each operation says its own of `Location`.
 pub(crate) fn headers() -> Json {
     let text = json!({"type": "string"});
+    let trace = json!({"type": "string", "pattern": "^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"});
     json!({
-        "traceparent": {"description": "The trace of the request (W3C Trace Context).", "schema": text},
+        "traceparent": {"description": "The trace of the request (W3C Trace Context).", "required": true, "schema": trace},
         "Preference-Applied": {"description": "The wait that was honoured, such as `wait=10`.", "schema": text},
         "Retry-After": {
             "description": "How many seconds to wait before the same request is sent again.",
@@ -118,12 +123,11 @@ const PROBLEMS: [No; 13] = [
     no(StatusCode::GATEWAY_TIMEOUT, ALWAYS, "It took too long; whether it took effect is unknown."),
 ];
 
-/// The problems that a route can answer with, as references by status; `default` stands for what nobody foresaw.
+/// The problems that a route can answer with, as references by status.
 pub(crate) fn problems_of(route: &Route) -> Map<String, Json> {
     let reference = |name: String| json!({"$ref": format!("#/components/responses/{name}")});
     let foreseen = PROBLEMS.iter().filter(|no| (no.on)(route));
-    let foreseen = foreseen.map(|no| (no.status.as_str().to_owned(), reference(component(no.status))));
-    foreseen.chain([("default".to_owned(), reference("Problem".to_owned()))]).collect()
+    foreseen.map(|no| (no.status.as_str().to_owned(), reference(component(no.status)))).collect()
 }
 
 /// The problems, as the components that [`problems_of`] refers to.
@@ -133,7 +137,7 @@ pub(crate) fn responses() -> Map<String, Json> {
         let content = json!({"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}});
         json!({"description": description, "headers": headers, "content": content})
     };
-    let foreseen = PROBLEMS.iter().map(|no| {
+    let described = PROBLEMS.iter().map(|no| {
         let rows = TABLE.iter().filter(|row| row.http == no.status);
         let (words, again): (Vec<_>, Vec<_>) = rows.map(|row| (format!("`{}`", row.word), row.again)).unzip();
         let mut text = no.why.to_owned();
@@ -148,8 +152,27 @@ pub(crate) fn responses() -> Map<String, Json> {
         let headers: &[&str] = if retried { &["traceparent", "Retry-After"] } else { &["traceparent"] };
         (component(no.status), response(text, headers))
     });
-    let other = response("Another problem; `status` says which.".to_owned(), &["traceparent"]);
-    foreseen.chain([("Problem".to_owned(), other)]).collect()
+    described.collect()
+}
+
+/// The schema of a stream of events whose messages have this one. OpenAPI 3.1 has no words for it: to programs that take the
+/// stream as it is, it is a text, and to those that take it apart, this is each event.
+pub(crate) fn stream(message: &Json) -> Json {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    let mut data = text("The message, as JSON.");
+    data["contentMediaType"] = "application/json".into();
+    data["contentSchema"] = message.clone();
+    let event = json!({
+        "type": "object",
+        "description": "An event.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": text("What `Last-Event-ID` takes to go on from here."),
+            "event": text("What happened."),
+            "data": data,
+        },
+    });
+    json!({"description": "Server-sent events.", "oneOf": [text("The stream as it is."), event]})
 }
 
 /// A reference to one of [`headers`].

@@ -2,13 +2,20 @@
 //! files.
 use std::collections::BTreeMap;
 
-use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value as Json, json};
 
 use crate::openapi_parts;
 
 /// The largest whole number that every reader of JSON keeps exact; amounts stay below it.
 pub(crate) const MAX_EXACT: i64 = (1 << 53) - 1;
+
+/// The option of a field that says what it takes in a request.
+const TAKES: &str = "shop.http.v1.takes";
+
+/// The form of a text of a request of which nothing else is said: the gateway takes no control characters in paths and
+/// queries, the services none in bodies.
+const PLAIN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 
 /// In which direction a message goes. What is answered has all its fields; what is asked has no others.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,7 +97,11 @@ impl Schemas {
                 json!({"type": "integer", "format": "int64", "minimum": 0, "maximum": MAX_EXACT})
             }
         };
-        Ok(if field.is_list() { json!({"type": "array", "items": one}) } else { one })
+        let mut schema = if field.is_list() { json!({"type": "array", "items": one}) } else { one };
+        if side == Side::Request {
+            limit(&mut schema, field);
+        }
+        Ok(schema)
     }
 
     fn object(&mut self, message: &MessageDescriptor, side: Side, left_out: &[&str]) -> Result<Json, String> {
@@ -99,17 +110,23 @@ impl Schemas {
         for field in message.fields().filter(|field| !left_out.contains(&field.name())) {
             let mut schema = self.field(&field, side)?;
             schema["description"] = comment(&field.parent_file(), field.path()).into();
-            properties.insert(field.name().to_owned(), schema);
-            // Defaults are printed: only a field that knows whether it is there may be absent.
-            if side == Side::Answer && !field.supports_presence() {
-                required.push(field.name().to_owned());
+            let needed = match side {
+                Side::Request => takes(&field).is_some_and(|takes| takes.has_field_by_name("required")),
+                // Defaults are printed: only a field that knows whether it is there may be absent.
+                Side::Answer => !field.supports_presence(),
+            };
+            match schema.get_mut("type") {
+                _ if needed => required.push(field.name().to_owned()),
+                // What may be absent may be null, as the proto3 mapping has it.
+                Some(kind) if side == Side::Request => *kind = json!([kind, "null"]),
+                _ => {}
             }
+            properties.insert(field.name().to_owned(), schema);
         }
         let text = comment(&message.parent_file(), message.path());
-        let mut schema = json!({"type": "object", "description": text, "properties": properties});
-        match side {
-            Side::Request => schema["additionalProperties"] = false.into(),
-            Side::Answer => schema["required"] = required.into(),
+        let mut schema = json!({"type": "object", "description": text, "properties": properties, "required": required});
+        if side == Side::Request {
+            schema["additionalProperties"] = false.into();
         }
         if let Some(example) = openapi_parts::example(message.full_name()) {
             schema["examples"] = json!([example]);
@@ -136,6 +153,32 @@ impl Schemas {
             }
         }
         Ok(reference)
+    }
+}
+
+/// What the .proto file says of what a field takes in a request.
+fn takes(field: &FieldDescriptor) -> Option<DynamicMessage> {
+    let extension = field.parent_pool().get_extension_by_name(TAKES)?;
+    let options = field.options();
+    options.has_extension(&extension).then(|| options.get_extension(&extension).as_message().cloned())?
+}
+
+/// Puts what a field takes in a request into its schema.
+fn limit(schema: &mut Json, field: &FieldDescriptor) {
+    let (least, most) = match field.kind() {
+        _ if field.is_list() => ("minItems", "maxItems"),
+        Kind::String => ("minLength", "maxLength"),
+        _ => ("minimum", "maximum"),
+    };
+    if least == "minLength" {
+        schema["pattern"] = PLAIN.into();
+    }
+    let Some(takes) = takes(field) else { return };
+    for (option, keyword) in [("min", least), ("max", most), ("pattern", "pattern")] {
+        let said = takes.get_field_by_name(option).filter(|_| takes.has_field_by_name(option));
+        if let Some(said) = said {
+            schema[keyword] = said.as_i64().map_or_else(|| said.as_str().into(), Json::from);
+        }
     }
 }
 

@@ -63,7 +63,10 @@ async fn what_is_always_printed_is_required_and_what_may_be_absent_is_not() {
     let order = json!(["order_id", "customer_id", "status", "cancellation", "lines", "total", "currency", "version"]);
     assert_eq!(required("Order"), order);
     assert_eq!(required("Rejection"), json!(["reason", "message", "sku"]));
-    assert_eq!(required("PlaceOrderRequest"), Value::Null);
+    assert_eq!(required("PlaceOrderRequest"), json!(["lines", "payment_method", "shipping_address"]));
+    assert_eq!(required("RedriveDeadLetterRequest"), json!(["reason"]));
+    let type_of = |field: &str| schemas["RedriveDeadLetterRequest"]["properties"][field]["type"].clone();
+    assert_eq!((type_of("reason"), type_of("over_gap")), (json!("string"), json!(["boolean", "null"])));
     let data = &schemas["OrderEvent"]["properties"]["data"];
     assert_eq!((&data["type"], &data["additionalProperties"]), (&json!("object"), &json!(true)), "free JSON");
 }
@@ -92,6 +95,37 @@ async fn the_example_of_an_order_is_taken_as_it_stands() {
     assert!(message.contains(r#"sku: "TEA-BOSEONG-100", quantity: 2, unit_price: 18000"#), "{message}");
     fits(&schemas, &reference("PlaceOrderRequest"), example);
     fits(&schemas, &reference("Order"), &schemas["Order"]["examples"][0]);
+}
+
+#[tokio::test]
+async fn what_a_request_takes_is_said_of_its_fields_and_of_no_answer() {
+    let world = World::new();
+    let document = world.get("/openapi.json").await.json();
+    let schemas = &document["components"]["schemas"];
+    let said =
+        |schema: &Value, keywords: &[&str]| keywords.iter().map(|keyword| schema[keyword].clone()).collect::<Value>();
+    let field = |schema: &str, field: &str, keywords: &[&str]| said(&schemas[schema]["properties"][field], keywords);
+    let (numbers, texts) = (["minimum", "maximum"], ["minLength", "maxLength", "pattern"]);
+    assert_eq!(field("PlaceOrderRequest", "lines", &["minItems", "maxItems"]), json!([1, 100]));
+    assert_eq!(field("OrderLineInput", "quantity", &numbers), json!([1, 1_000]));
+    assert_eq!(field("OrderLineInput", "sku", &texts), json!([null, null, "^[A-Z0-9-]{3,32}$"]));
+    let plain = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+    assert_eq!(field("ShippingAddressInput", "city", &texts), json!([1, 100, plain]));
+    assert_eq!(field("OrderLine", "sku", &texts), json!([null, null, null]), "answers may grow");
+    let list = document["paths"]["/v1/orders"]["get"]["parameters"].as_array().unwrap();
+    let size = list.iter().find(|parameter| parameter["name"] == "page_size").unwrap();
+    assert_eq!(said(&size["schema"], &numbers), json!([1, 100]));
+}
+
+#[tokio::test]
+async fn a_stream_is_a_text_or_events_whose_data_is_a_message() {
+    let document = World::new().get("/openapi.json").await.json();
+    let answer = &document["paths"]["/v1/orders/{order_id}:watch"]["get"]["responses"]["200"];
+    let schema = &answer["content"]["text/event-stream"]["schema"];
+    assert_eq!(schema["oneOf"][0]["type"], "string");
+    let event = &schema["oneOf"][1];
+    assert_eq!(event["required"], json!(["id", "event", "data"]));
+    assert_eq!(event["properties"]["data"]["contentSchema"], reference("OrderEvent"));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod history;
 mod kill;
 #[path = "../ledgers/mod.rs"]
 mod ledgers;
+mod limits;
 mod operators;
 mod program;
 mod saga_matrix;
