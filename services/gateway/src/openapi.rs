@@ -16,10 +16,13 @@ use crate::routes::{Route, Table, variables};
 pub(crate) fn document(table: &Table) -> Result<Json, String> {
     let mut schemas = Schemas::default();
     schemas.define("Problem".to_owned(), "the gateway's own Problem".to_owned(), |_| Ok(parts::problem()))?;
-    let (mut paths, mut tags, mut ids) = (BTreeMap::<_, Map<_, _>>::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut paths, mut tags, mut ids) = (BTreeMap::<_, Map<_, _>>::new(), vec![], BTreeMap::new());
     for route in table.routes() {
         let service = route.rpc.parent_service();
-        tags.insert(service.name().to_owned(), comment(&service.parent_file(), service.path()));
+        let tag = json!({"name": service.name(), "description": comment(&service.parent_file(), service.path())});
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
         let uses: &mut u32 = ids.entry(route.rpc.name()).or_default();
         *uses += 1;
         // An additional binding is an operation of its own, and ids are unique.
@@ -28,7 +31,6 @@ pub(crate) fn document(table: &Table) -> Result<Json, String> {
         let method = route.method.as_str().to_ascii_lowercase();
         paths.entry(route.template.as_str()).or_default().insert(method, operation);
     }
-    let tags: Vec<_> = tags.iter().map(|(name, text)| json!({"name": name, "description": text})).collect();
     Ok(json!({
         "openapi": "3.1.0",
         "info": parts::info(),

@@ -34,7 +34,7 @@ pub(crate) fn info() -> Json {
         "version": env!("CARGO_PKG_VERSION"),
         "summary": "The REST interface of the shop.",
         "description": ABOUT,
-        "license": {"name": env!("CARGO_PKG_LICENSE"), "identifier": env!("CARGO_PKG_LICENSE")},
+        "license": {"name": env!("CARGO_PKG_LICENSE")},
     })
 }
 
@@ -233,6 +233,17 @@ pub(crate) fn example(message: &str) -> Option<Json> {
             "currency": "KRW", "shipping_address": address, "placed_at": "2026-01-02T03:04:05.123456Z",
             "updated_at": "2026-01-02T03:04:05.151206Z", "version": 2,
         })),
+        "shop.inventory.v1.AddProductRequest" => Some(json!({
+            "sku": "TEA-JEJU-050", "name_ko": "제주 녹차 50g", "name_en": "Jeju green tea 50g", "category": "tea",
+            "unit_price": 13_000, "currency": "KRW",
+        })),
+        "shop.inventory.v1.ReceiveStockRequest" => Some(json!({"quantity": 100})),
+        "shop.inventory.v1.ChangePriceRequest" => Some(json!({"unit_price": 19_000})),
+        "shop.order.v1.RetrySagaRequest" => Some(json!({"reason": "the carrier is back"})),
+        "shop.order.v1.SkipSagaStepRequest" => Some(json!({"reason": "booked by phone"})),
+        "shop.order.v1.ForceSagaRequest" => Some(json!({"reason": "the customer is unknown at this address"})),
+        "shop.messaging.v1.RedriveDeadLetterRequest" => Some(json!({"reason": "the new version can read it"})),
+        "shop.messaging.v1.SkipDeadLetterRequest" => Some(json!({"reason": "nobody sent it"})),
         _ => None,
     }
 }
