@@ -2,8 +2,11 @@
 #![expect(clippy::print_stdout, reason = "it is a program for a terminal")]
 #![expect(clippy::print_stderr, reason = "it is a program for a terminal")]
 
+mod api;
 mod bench;
 mod proto;
+mod python;
+mod shop;
 mod steps;
 
 use std::process::ExitCode;
@@ -13,7 +16,11 @@ use steps::Cargo;
 const MANUAL: &str = "\
 cargo xtask test
     Everything that has to hold before a change goes in: format, lints, build, tests, the style of the .proto files and
-    that they still fit what was published. Stops at the first failure. Installs what it needs below the target folder.
+    that they still fit what was published, and that the shop answers as /openapi.json says. Stops at the first failure.
+    Installs what it needs below the target folder.
+
+cargo xtask test api
+    Of all that only the last: a generated client and schemathesis at the shop as it is built.
 
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
@@ -32,6 +39,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["test"] => steps::test(&Cargo::of_this_run()),
+        ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),
         ["bench", kind, rest @ ..] if bench::KINDS.contains(kind) => bench::run(&Cargo::of_this_run(), kind, rest),
         other => {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::steps::{Cargo, Failed, judge};
+use crate::steps::{Cargo, Failed, judge, missing, said};
 
 /// Where the pinned package is described.
 const PINNED: &str = "xtask/buf";
@@ -28,13 +28,13 @@ pub(crate) fn check(cargo: &Cargo) -> Result<(), Failed> {
 
 /// Makes the present files the published ones.
 pub(crate) fn release(cargo: &Cargo) -> Result<(), Failed> {
-    let Some(buf) = installed(cargo)? else { return Err(failed("buf is needed for this")) };
+    let Some(buf) = installed(cargo)? else { return Err(Failed::new("buf is needed for this")) };
     let build = ["build", "proto", "--exclude-source-info", "-o", PUBLISHED];
     judge("buf build proto", Command::new(&buf).current_dir(cargo.root()).args(build).status())
 }
 
 fn refuses_a_removed_field(buf: &Path, root: &Path, copy: &Path) -> Result<(), Failed> {
-    let (file, line, said) = TAKEN_AWAY;
+    let (file, line, complaint) = TAKEN_AWAY;
     let without = || -> io::Result<bool> {
         if copy.exists() {
             fs::remove_dir_all(copy)?;
@@ -44,15 +44,15 @@ fn refuses_a_removed_field(buf: &Path, root: &Path, copy: &Path) -> Result<(), F
         fs::write(copy.join(file), text.replace(line, ""))?;
         Ok(text.contains(line))
     };
-    let there = without().map_err(|why| failed(format!("proto cannot be copied: {why}")))?;
+    let there = without().map_err(|why| Failed::new(format!("proto cannot be copied: {why}")))?;
     if !there {
-        return Err(failed(format!("{file} has no line {line:?} that could be taken away")));
+        return Err(Failed::new(format!("{file} has no line {line:?} that could be taken away")));
     }
     let output = Command::new(buf).current_dir(root).arg("breaking").arg(copy).args(["--against", PUBLISHED]).output();
-    let output = output.map_err(|why| failed(format!("buf breaking cannot be started: {why}")))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    if output.status.success() || !text.contains(said) {
-        return Err(failed(format!("buf did not refuse a removed field; it said: {text}")));
+    let output = output.map_err(|why| Failed::new(format!("buf breaking cannot be started: {why}")))?;
+    let text = said(&output);
+    if output.status.success() || !text.contains(complaint) {
+        return Err(Failed::new(format!("buf did not refuse a removed field; it said: {text}")));
     }
     Ok(())
 }
@@ -85,20 +85,14 @@ fn installed(cargo: &Cargo) -> Result<Option<PathBuf>, Failed> {
         return Ok(Some(buf));
     }
     if Command::new("npm").arg("--version").output().is_err() {
-        return match on_ci() {
-            true => Err(failed("npm is missing: it installs buf, which checks the .proto files")),
-            false => {
-                println!("!!! SKIPPED: npm is missing, so the .proto files are not checked\n");
-                Ok(None)
-            }
-        };
+        return missing("npm is missing, which installs buf: the .proto files are not checked").map(|()| None);
     }
     let copied = fs::create_dir_all(&folder).and_then(|()| {
         ["package.json", lock, ".npmrc"]
             .iter()
             .try_for_each(|name| fs::copy(pinned.join(name), folder.join(name)).map(drop))
     });
-    copied.map_err(|why| failed(format!("{} cannot be written: {why}", folder.display())))?;
+    copied.map_err(|why| Failed::new(format!("{} cannot be written: {why}", folder.display())))?;
     let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
     let outcome = judge("npm ci", Command::new("npm").current_dir(&folder).args(install).status());
     if outcome.is_err() {
@@ -106,13 +100,4 @@ fn installed(cargo: &Cargo) -> Result<Option<PathBuf>, Failed> {
         let _ = fs::remove_file(folder.join(lock));
     }
     outcome.map(|()| Some(buf))
-}
-
-#[expect(clippy::disallowed_methods, reason = "CI says so in the environment")]
-fn on_ci() -> bool {
-    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
-}
-
-fn failed(sentence: impl Into<String>) -> Failed {
-    Failed { sentence: sentence.into(), code: 1 }
 }

@@ -1,7 +1,8 @@
 //! Commands one after another, each announced and timed, up to the first that fails.
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 /// Why a chore ended early.
@@ -11,6 +12,13 @@ pub(crate) struct Failed {
     pub(crate) sentence: String,
     /// How the process ends.
     pub(crate) code: u8,
+}
+
+impl Failed {
+    /// A chore that fails of itself, and not with the code of a process.
+    pub(crate) fn new(sentence: impl Into<String>) -> Failed {
+        Failed { sentence: sentence.into(), code: 1 }
+    }
 }
 
 /// The cargo that runs this program, and the workspace it is for.
@@ -37,8 +45,8 @@ impl Cargo {
     pub(crate) fn target(&self) -> Result<PathBuf, Failed> {
         let metadata = self.command(&["metadata", "--format-version", "1", "--no-deps"]).output();
         let text = metadata.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        let sentence = || "cargo metadata does not tell where the target folder is".to_owned();
-        target_directory(&text).map(PathBuf::from).ok_or_else(|| Failed { sentence: sentence(), code: 1 })
+        let untold = || Failed::new("cargo metadata does not tell where the target folder is");
+        target_directory(&text).map(PathBuf::from).ok_or_else(untold)
     }
 
     /// A command that is to run at the root of the workspace.
@@ -59,10 +67,11 @@ impl Cargo {
     }
 }
 
+const BUILD: &[&str] = &["build", "--workspace"];
 const TEST: [&[&str]; 4] = [
     &["fmt", "--check"],
     &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-    &["build", "--workspace"],
+    BUILD,
     &["test", "--workspace"],
 ];
 
@@ -70,11 +79,18 @@ const TEST: [&[&str]; 4] = [
 pub(crate) fn test(cargo: &Cargo) -> Result<(), Failed> {
     let (outcome, took) = timed(|| {
         TEST.iter().try_for_each(|arguments| cargo.step(arguments))?;
-        crate::proto::check(cargo)
+        crate::proto::check(cargo)?;
+        crate::api::check(cargo)
     });
     outcome?;
-    println!("all {} steps and the .proto files passed in {:.1} s", TEST.len(), took.as_secs_f64());
+    println!("all {} steps, the .proto files and the REST interface passed in {:.1} s", TEST.len(), took.as_secs_f64());
     Ok(())
+}
+
+/// The part of [`test`] that needs a shop to talk to.
+pub(crate) fn test_api(cargo: &Cargo) -> Result<(), Failed> {
+    cargo.step(BUILD)?;
+    crate::api::check(cargo)
 }
 
 /// The target folder in the JSON of `cargo metadata`. A path with a quote or a backslash in it is not found.
@@ -85,8 +101,8 @@ fn target_directory(metadata: &str) -> Option<&str> {
 }
 
 /// Whether a command that ended, ended well.
-pub(crate) fn judge(name: &str, status: std::io::Result<ExitStatus>) -> Result<(), Failed> {
-    let status = status.map_err(|why| Failed { sentence: format!("{name} cannot be started: {why}"), code: 1 })?;
+pub(crate) fn judge(name: &str, status: io::Result<ExitStatus>) -> Result<(), Failed> {
+    let status = status.map_err(|why| Failed::new(format!("{name} cannot be run: {why}")))?;
     if status.success() {
         return Ok(());
     }
@@ -95,8 +111,46 @@ pub(crate) fn judge(name: &str, status: std::io::Result<ExitStatus>) -> Result<(
     Err(Failed { sentence: format!("{name} failed ({status}); nothing after it was run"), code })
 }
 
+/// What a check does that cannot be made for want of `what`: it fails on CI, and is skipped aloud on a developer's machine.
+pub(crate) fn missing(what: &str) -> Result<(), Failed> {
+    if on_ci() {
+        return Err(Failed::new(what));
+    }
+    println!("!!! SKIPPED: {what}\n");
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "CI says so in the environment")]
+fn on_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
+
+/// All that a program said.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// Waits for a process to end, and ends it when it takes too long.
+///
+/// # Errors
+/// If it took too long.
+#[expect(clippy::disallowed_methods, reason = "another process is waited for, in real time")]
+pub(crate) fn within(limit: Duration, child: &mut Child) -> io::Result<ExitStatus> {
+    let until = Instant::now() + limit;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    child.wait()?;
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {} s", limit.as_secs())))
+}
+
+/// Does something and tells how long it took.
 #[expect(clippy::disallowed_methods, reason = "real time is what is told")]
-fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let started = Instant::now();
     let outcome = work();
     (outcome, started.elapsed())
@@ -128,7 +182,17 @@ mod tests {
     fn a_signal_and_a_missing_program_are_failures_too() {
         assert_eq!(judge("cargo test", Ok(ExitStatus::from_raw(9))).unwrap_err().code, 1);
         let missing = Command::new("/nowhere/cargo").status();
-        assert!(judge("cargo test", missing).unwrap_err().sentence.contains("cannot be started"));
+        assert!(judge("cargo test", missing).unwrap_err().sentence.contains("cannot be run"));
+    }
+
+    #[test]
+    fn a_process_that_does_not_end_is_ended() {
+        let mut endless = Command::new("sleep").arg("60").spawn().unwrap();
+        let why = within(Duration::from_millis(50), &mut endless).unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::TimedOut);
+        assert!(endless.try_wait().unwrap().is_some(), "it is gone");
+        let mut short = Command::new("true").spawn().unwrap();
+        assert!(within(Duration::from_secs(60), &mut short).unwrap().success());
     }
 
     #[test]
