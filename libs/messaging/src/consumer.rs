@@ -298,7 +298,6 @@ impl Consumer {
         let name = self.mark_name(key);
         // In effect; and that together with what was passed by since.
         let mut mark = self.0.store.mark(&name).await?;
-        let (inbox, gaps) = (self.0.without != Some(Without::Inbox), self.0.without.is_none());
         let mut reached = mark;
         let mut parking = vec![];
         for delivered in messages {
@@ -310,11 +309,14 @@ impl Consumer {
                     continue;
                 }
             };
-            if inbox && fact.version <= reached {
+            if fact.version <= reached {
+                if self.0.without == Some(Without::Inbox) {
+                    self.take_in_again(&fact).await?;
+                }
                 self.count("duplicate", 1);
                 continue;
             }
-            if gaps && fact.version > reached + 1 {
+            if fact.version > reached + 1 && self.0.without != Some(Without::Gaps) {
                 let why = format!("version {} is awaited, and this is {}", reached + 1, fact.version);
                 parking.push(park(Some(fact.version), (Reason::Gap, why)));
                 continue;
@@ -338,6 +340,16 @@ impl Consumer {
             self.park(key, mark, parking).await?;
         }
         Ok((reached > mark).then_some(MarkMove { name, from: mark, to: reached }))
+    }
+
+    /// What comes again without an inbox to tell: it is in effect again.
+    async fn take_in_again(&self, fact: &Envelope) -> Result<(), Interrupted> {
+        if self.judge(fact) == Ok(Interest::Wanted) {
+            let fresh = Commit::new(self.0.process.ids.next().to_string().into(), Meta::default());
+            // Whatever is wrong with it was dealt with when it came first.
+            let _ = self.handle(fact, &Receipt(fresh)).await?;
+        }
+        Ok(())
     }
 
     /// What is to be done with a fact that is next, or why it is to be parked.
@@ -365,12 +377,6 @@ impl Consumer {
             traceparent: fact.traceparent.clone(),
         };
         let marks = vec![MarkMove { name: self.mark_name(key), from: mark, to: fact.version }];
-        if self.0.without == Some(Without::Inbox) {
-            return Receipt(Commit {
-                appends: beside,
-                ..Commit::new(self.0.process.ids.next().to_string().into(), meta)
-            });
-        }
         let id = format!("{group}/{}", fact.id).into();
         Receipt(Commit { appends: beside, marks, ..Commit::new(id, meta) })
     }

@@ -110,7 +110,7 @@ pub enum BusError {
 /// A guarantee of the consumer that a laboratory takes away, to show what it is for. No other composition root does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Without {
-    /// What was taken in is not marked: whatever comes again is taken in again.
+    /// What was taken in before is not recognized: whatever comes again is taken in again.
     Inbox,
     /// A version that is missing is not waited for.
     Gaps,

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::customers::{Histories, Seen, Told};
 use crate::ledgers::{banked, carried};
-use crate::tally::TALLY;
+use crate::tally::{COUNTS, TALLY};
 use crate::world::World;
 
 /// The streams that others are told of, by service.
@@ -49,6 +49,11 @@ pub struct Judge {
     unpublished: BTreeSet<Uuid>,
     published: BTreeSet<Uuid>,
     broken: Vec<Broken>,
+}
+
+/// The database of a listener.
+fn of_listener(consumer: &'static str) -> &'static str {
+    if consumer == TALLY { COUNTS } else { consumer }
 }
 
 /// The answer of something that does not wait: everything here is in memory.
@@ -142,7 +147,7 @@ impl Judge {
                 lag => open.push(format!("{group} is behind on {topic}: {lag:?}")),
             }
         }
-        for name in ["order", "inventory", "shipping", TALLY] {
+        for name in ["order", "inventory", "shipping", COUNTS] {
             let truth = self.world.databases[name].truth();
             for stream in at_once(truth.streams("parked-", "", 1_000)).expect("memory can be read") {
                 let parked: Folded<Parked> = at_once(folded::load(truth, &stream)).expect("it can be read");
@@ -173,7 +178,7 @@ impl Judge {
                 say("I-19", format!("orders {id} and {other} were placed under one key"));
             }
         }
-        let tally = self.world.databases[TALLY].truth();
+        let tally = self.world.databases[COUNTS].truth();
         for stream in at_once(tally.streams("tally-", "", 100_000)).expect("memory can be read") {
             let times = at_once(tally.version(&stream)).expect("memory can be read");
             if times != 1 {
@@ -195,7 +200,7 @@ impl Judge {
 
     /// Everything that was recorded.
     fn logs(&self) -> Logs {
-        let services = self.world.databases.iter().filter(|(name, _)| **name != TALLY);
+        let services = self.world.databases.iter().filter(|(name, _)| **name != COUNTS);
         let log = |(name, database): (&&str, &Arc<Database>)| {
             let log = at_once(database.truth().read_all(0, 1_000_000)).expect("memory can be read");
             ((*name).to_owned(), log)
@@ -207,7 +212,8 @@ impl Judge {
     fn queues(&self) -> Queues {
         let mut queues = Queues::default();
         for (consumer, of) in LISTENERS {
-            let (truth, theirs) = (self.world.databases[consumer].truth(), self.world.databases[of].truth());
+            let (truth, theirs) =
+                (self.world.databases[of_listener(consumer)].truth(), self.world.databases[of].truth());
             let streams = at_once(theirs.streams("", "", 1_000_000)).expect("memory can be read");
             let mark = |stream: &StreamId| {
                 let mark = at_once(truth.mark(&format!("inbox-{consumer}-{of}-events-{stream}")));

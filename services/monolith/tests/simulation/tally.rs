@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use store::folded::{encode, persist, unreadable};
 use store::{Append, CommitError, Expected, Store, StreamId};
 
-/// Its name, also that of its database.
+/// Its name.
 pub const TALLY: &str = "tally";
+/// Its database.
+pub const COUNTS: &str = "counts";
 const COUNTED: &str = "shop.events.v1.OrderDelivered";
 
 #[derive(Serialize, Deserialize)]

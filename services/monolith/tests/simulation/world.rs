@@ -31,7 +31,7 @@ use turmoil::Sim;
 
 use crate::outside::{UnreliableBank, UnreliableCarrier};
 use crate::sabotage::{Missing, Sabotage};
-use crate::tally::{self, TALLY};
+use crate::tally::{self, COUNTS};
 
 /// How long a parcel waits to be picked up, and how long it is on its way: at least so long, and less than so much longer.
 const PICK_UP: Duration = Duration::from_millis(400);
@@ -66,7 +66,7 @@ impl World {
         let (faults, time) = (Faults::of(seed, spared.clone()), Time::default());
         let trace = Trace::new(&time);
         let database = |name| (name, Database::new(name, &faults, &time, &trace));
-        let databases = ["order", "inventory", "payment", "shipping", "bank", "carrier", TALLY].map(database);
+        let databases = ["order", "inventory", "payment", "shipping", "bank", "carrier", COUNTS].map(database);
         World {
             seed,
             databases: databases.into(),
@@ -237,7 +237,7 @@ impl World {
             ("shop.messaging.v1.DeadLetterService/inventory", way("inventory")),
             ("shop.messaging.v1.DeadLetterService/shipping", way("shipping")),
         ];
-        tally::listen(&process, self.store(&process, host, TALLY), &self.messages(&process, host));
+        tally::listen(&process, self.store(&process, host, COUNTS), &self.messages(&process, host));
         let gateway = Arc::new(Gateway::new(&process, upstreams, Limits::default())?);
         let listener = Listener::bind(&self.faults, host).await.map_err(|why| why.to_string())?;
         let answer = move |request| {
