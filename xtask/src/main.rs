@@ -7,6 +7,7 @@ mod bench;
 mod proto;
 mod python;
 mod shop;
+mod simulate;
 mod steps;
 
 use std::process::ExitCode;
@@ -21,6 +22,14 @@ cargo xtask test
 
 cargo xtask test api
     Of all that only the last: a generated client and schemathesis at the shop as it is built.
+
+cargo xtask simulate [--seeds N] [--from SEED] [--resume]
+    Runs the whole shop under a seeded simulation, one process per core: every seed has to hold. With --resume a campaign
+    goes on where it was interrupted.
+cargo xtask simulate --trace SEED [--spare FAULTS] [--without GUARANTEE]
+    One seed, and what happened in it.
+cargo xtask simulate --without all|GUARANTEE
+    Takes guarantees away, one at a time, and shows which seed missed it and what broke.
 
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
@@ -40,6 +49,7 @@ fn main() -> ExitCode {
         }
         ["test"] => steps::test(&Cargo::of_this_run()),
         ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
+        ["simulate", rest @ ..] => simulate::run(&Cargo::of_this_run(), rest),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),
         ["bench", kind, rest @ ..] if bench::KINDS.contains(kind) => bench::run(&Cargo::of_this_run(), kind, rest),
         other => {

@@ -80,10 +80,13 @@ pub(crate) fn test(cargo: &Cargo) -> Result<(), Failed> {
     let (outcome, took) = timed(|| {
         TEST.iter().try_for_each(|arguments| cargo.step(arguments))?;
         crate::proto::check(cargo)?;
-        crate::api::check(cargo)
+        crate::api::check(cargo)?;
+        crate::simulate::run(cargo, &["--seeds", crate::simulate::SEEDS_OF_TEST])?;
+        crate::simulate::run(cargo, &["--without", "all"])
     });
     outcome?;
-    println!("all {} steps, the .proto files and the REST interface passed in {:.1} s", TEST.len(), took.as_secs_f64());
+    let all = "steps, the .proto files, the REST interface and the simulation";
+    println!("all {} {all} passed in {:.1} s", TEST.len(), took.as_secs_f64());
     Ok(())
 }
 

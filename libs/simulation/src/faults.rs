@@ -123,6 +123,37 @@ pub struct Spared {
     pub strikes: BTreeSet<Strike>,
 }
 
+impl Spared {
+    /// Whether nothing is left out.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.classes.is_empty() && self.strikes.is_empty()
+    }
+}
+
+impl fmt::Display for Spared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let classes = self.classes.iter().map(ToString::to_string);
+        f.write_str(&classes.chain(self.strikes.iter().map(ToString::to_string)).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl FromStr for Spared {
+    type Err = String;
+
+    fn from_str(words: &str) -> Result<Spared, String> {
+        let mut spared = Spared::default();
+        for word in words.split(',').filter(|word| !word.is_empty()) {
+            if word.contains('@') {
+                _ = spared.strikes.insert(word.parse()?)
+            } else {
+                _ = spared.classes.insert(word.parse()?)
+            }
+        }
+        Ok(spared)
+    }
+}
+
 /// The faults of one run. Clones share them.
 #[derive(Clone)]
 pub struct Faults(Arc<Mutex<State>>);
@@ -270,7 +301,9 @@ mod tests {
     #[test]
     fn a_fault_is_read_as_it_is_written() {
         let strike = Strike { class: Class::StoreInDoubt, place: "order-1/order".into(), number: 7 };
-        assert_eq!(strike.to_string().parse(), Ok(strike));
+        assert_eq!(strike.to_string().parse(), Ok(strike.clone()));
+        let spared = Spared { classes: [Class::Reset, Class::Skew].into(), strikes: [strike].into() };
+        assert_eq!(spared.to_string().parse(), Ok(spared));
         assert!(Class::ALL.iter().all(|class| class.word().parse() == Ok(*class)));
         for word in ["", "reset", "reset@a", "reset@a#x", "earthquake@a#1"] {
             assert!(word.parse::<Strike>().is_err(), "{word}");

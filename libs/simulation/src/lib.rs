@@ -20,7 +20,8 @@
 //! | [`bus`] | the bus as a host has it |
 //! | [`http`] | clients, and what they sent and were answered |
 //! | [`trace`] | what happened, line by line |
-//! | [`runs`] | many seeds, some of them twice; a failure with what it needs |
+//! | [`runs`] | many seeds, each in a process of its own; a failure with what it needs |
+//! | [`outcome`] | how a run ended, as text |
 //! | [`record`] | what was found so far, in a file |
 //! | [`entropy`] | the operating system's chance, taken over |
 //!
@@ -36,6 +37,7 @@ pub mod entropy;
 pub mod faults;
 pub mod http;
 pub mod net;
+pub mod outcome;
 pub mod plan;
 pub mod record;
 pub mod runs;

@@ -35,9 +35,19 @@ impl Record {
     /// Writes it, now and then.
     ///
     /// # Panics
-    /// If the file cannot be written.
+    /// As [`Record::end`].
     pub fn keep(&self, summary: &Summary) {
-        if let Some(file) = self.file.as_deref().filter(|_| summary.held.is_multiple_of(EVERY)) {
+        if summary.held.is_multiple_of(EVERY) {
+            self.end(summary);
+        }
+    }
+
+    /// Writes it.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    pub fn end(&self, summary: &Summary) {
+        if let Some(file) = self.file.as_deref() {
             let beside = file.with_extension("new");
             let written = fs::write(&beside, write(summary)).and_then(|()| fs::rename(&beside, file));
             written.unwrap_or_else(|why| panic!("{} cannot be written: {why}", file.display()));

@@ -18,13 +18,13 @@ mod tally;
 mod world;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::str::FromStr;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
-use simulation::faults::{Class, Spared, Strike};
+use simulation::faults::{Class, Spared};
+use simulation::outcome;
 use simulation::record::Record;
-use simulation::runs::{Outcome, Run, Summary, campaign, isolated, smaller};
+use simulation::runs::{Broken, Outcome, Run, Summary, alone, campaign, smaller};
 
 use crate::sabotage::{Missing, Sabotage};
 
@@ -58,12 +58,18 @@ struct Arguments {
     /// Run one seed and print what happened
     #[arg(long)]
     trace: Option<u64>,
+    /// Run one seed and print its outcome for the process that asked
+    #[arg(long, hide = true)]
+    one: Option<u64>,
     /// With --trace: leave these faults out, as KIND or KIND@PLACE#NUMBER, with commas
     #[arg(long, value_delimiter = ',')]
     spare: Vec<String>,
     /// Take a guarantee away, by its word; `all` for one after another
     #[arg(long)]
     without: Option<String>,
+    /// Add up records, and print them
+    #[arg(long, num_args = 1..)]
+    sum: Vec<PathBuf>,
     /// What `cargo test` passes on to every test program: such a name is none of this one's
     filter: Option<String>,
 }
@@ -75,18 +81,32 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     run::remember_what_hosts_say();
+    if !arguments.sum.is_empty() {
+        return sum(&arguments.sum);
+    }
+    if let Some(seed) = arguments.one {
+        let outcome = here(seed, &arguments.spare, arguments.without.as_deref().and_then(missing));
+        println!("{}", outcome::write(&outcome.unwrap()));
+        return ExitCode::SUCCESS;
+    }
     match (&arguments.trace, arguments.without.as_deref()) {
         (Some(seed), without) => trace(*seed, &arguments.spare, without.and_then(missing)),
         (None, None) => hold(&arguments),
-        (None, Some("all")) => table(Missing::ALL),
+        (None, Some("all")) => table(every(&arguments)),
         (None, Some(word)) => match missing(word) {
-            Some(missing) => table(&[missing]),
+            Some(missing) => table(vec![missing]),
             None => {
                 println!("no guarantee is called {word}; there are {}", words());
                 ExitCode::from(2)
             }
         },
     }
+}
+
+/// This process's share of the guarantees.
+fn every(arguments: &Arguments) -> Vec<Missing> {
+    let number = |number: u64| usize::try_from(number).unwrap();
+    Missing::ALL.iter().copied().skip(number(arguments.from) - 1).step_by(number(arguments.step)).collect()
 }
 
 fn missing(word: &str) -> Option<Missing> {
@@ -97,8 +117,29 @@ fn words() -> String {
     Missing::ALL.iter().map(|missing| missing.word()).collect::<Vec<_>>().join(", ")
 }
 
+/// The shop, each time in a process of its own.
 fn shop(missing: Option<Missing>) -> impl Fn(u64, &Spared) -> Outcome + Sync {
-    move |seed, spared| run::run(seed, spared, missing.map(Sabotage::of))
+    move |seed, spared| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("--one").arg(seed.to_string());
+        if !spared.is_nothing() {
+            command.arg("--spare").arg(spared.to_string());
+        }
+        if let Some(missing) = missing {
+            command.arg("--without").arg(missing.word());
+        }
+        let output = command.output().unwrap();
+        outcome::read(&String::from_utf8_lossy(&output.stdout)).unwrap_or_else(|| {
+            let sentence = String::from_utf8_lossy(&output.stderr).into_owned();
+            Outcome { broken: vec![Broken { invariant: "no crash".to_owned(), sentence }], ..Outcome::default() }
+        })
+    }
+}
+
+/// One run in this process.
+fn here(seed: u64, spare: &[String], missing: Option<Missing>) -> Result<Outcome, String> {
+    let spared = spare.join(",").parse()?;
+    Ok(alone(&move |seed, spared: &Spared| run::run(seed, spared, missing.map(Sabotage::of)), seed, &spared))
 }
 
 /// Every seed holds, and every kind of fault was met.
@@ -123,7 +164,27 @@ fn hold(arguments: &Arguments) -> ExitCode {
         explain(&shop, *seed, outcome);
         return ExitCode::FAILURE;
     }
-    print(&summary);
+    record.end(&summary);
+    if arguments.record.is_some() { ExitCode::SUCCESS } else { conclude(&summary) }
+}
+
+/// What several processes found.
+fn sum(files: &[PathBuf]) -> ExitCode {
+    let mut all = Summary::default();
+    for file in files {
+        match Record::open(file) {
+            Ok(record) => all.add(record.summary),
+            Err(why) => {
+                println!("{why}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    conclude(&all)
+}
+
+fn conclude(summary: &Summary) -> ExitCode {
+    print(summary);
     let never: Vec<_> = Class::ALL.iter().filter(|class| !summary.counts.contains_key(class)).collect();
     if summary.held >= MANY && !never.is_empty() {
         println!("never injected: {never:?}");
@@ -152,34 +213,29 @@ fn explain(shop: &Run, seed: u64, outcome: &Outcome) {
     let (spared, outcome) = smaller(shop, seed, outcome, TRIES);
     outcome.trace.iter().for_each(|line| println!("{line}"));
     outcome.broken.iter().for_each(|broken| println!("  {}: {}", broken.invariant, broken.sentence));
-    let spared = spared.classes.iter().map(ToString::to_string).chain(spared.strikes.iter().map(ToString::to_string));
-    println!("this one: cargo xtask simulate --trace {seed} --spare {}", spared.collect::<Vec<_>>().join(","));
+    println!("this one: cargo xtask simulate --trace {seed} --spare {spared}");
 }
 
 fn trace(seed: u64, spare: &[String], missing: Option<Missing>) -> ExitCode {
-    let mut spared = Spared::default();
-    for word in spare {
-        match (Class::from_str(word), Strike::from_str(word)) {
-            (Ok(class), _) => _ = spared.classes.insert(class),
-            (_, Ok(strike)) => _ = spared.strikes.insert(strike),
-            (Err(why), Err(_)) => {
-                println!("{why}");
-                return ExitCode::from(2);
-            }
+    let outcome = match here(seed, spare, missing) {
+        Ok(outcome) => outcome,
+        Err(why) => {
+            println!("{why}");
+            return ExitCode::from(2);
         }
-    }
-    let outcome = isolated(&shop(missing), seed, &spared);
+    };
     outcome.trace.iter().for_each(|line| println!("{line}"));
     outcome.broken.iter().for_each(|broken| println!("  {}: {}", broken.invariant, broken.sentence));
     if outcome.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Each guarantee is missed, and for its own reason.
-fn table(all: &[Missing]) -> ExitCode {
+fn table(all: Vec<Missing>) -> ExitCode {
+    let count = all.len();
     println!("| without | noticed by seed | broken |\n|---|---|---|");
     let mut unnoticed = 0;
     for missing in all {
-        let summary = campaign(&shop(Some(*missing)), Summary::default(), 1..=NOTICED_WITHIN, |_, _| {});
+        let summary = campaign(&shop(Some(missing)), Summary::default(), 1..=NOTICED_WITHIN, |_, _| {});
         let right = |outcome: &Outcome| {
             outcome.broken.iter().find(|broken| missing.breaks().contains(&broken.invariant.as_str())).cloned()
         };
@@ -193,6 +249,6 @@ fn table(all: &[Missing]) -> ExitCode {
         unnoticed += u32::from(row.contains("**"));
         println!("| {} | {row} |", missing.word());
     }
-    println!("\n{} passed, {unnoticed} failed", all.len() - unnoticed as usize);
+    println!("\n{} passed, {unnoticed} failed", count - unnoticed as usize);
     if unnoticed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

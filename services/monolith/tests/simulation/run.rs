@@ -197,7 +197,14 @@ impl Stage<'_> {
             hash: trace.hash(),
             struck: faults.struck(),
             counts: faults.counts(),
-            done: self.histories.counts.lock().unwrap().clone(),
+            done: self
+                .histories
+                .counts
+                .lock()
+                .unwrap()
+                .iter()
+                .map(|(what, count)| ((*what).to_owned(), *count))
+                .collect(),
         }
     }
 }
