@@ -54,6 +54,12 @@ impl Tasks {
         });
     }
 
+    /// How many run: loops, connections, and work that has not come to its end.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Resolves when the process begins to stop.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;
@@ -98,6 +104,7 @@ mod tests {
     async fn a_drain_ends_loops_and_tells_what_it_could_not_wait_for() {
         let tasks = Tasks::default();
         tasks.spawn_until_stop(std::future::pending());
+        assert_eq!(tasks.count(), 1);
         assert!(tasks.drain(Duration::from_secs(1)).await);
         tasks.spawn(std::future::pending::<()>());
         assert!(!tasks.drain(Duration::from_secs(1)).await);

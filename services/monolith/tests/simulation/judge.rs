@@ -37,6 +37,8 @@ const PUBLISHED: [(&str, &[&str]); 4] = [
 /// Who listens to whom.
 const LISTENERS: [(&str, &str); 4] =
     [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping"), (TALLY, "order")];
+/// Loops and open connections of a process that has nothing to do.
+const MOST_TASKS: usize = 40;
 /// Whatever may be waited for is waited for: only what is wrong for good counts.
 const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
 
@@ -176,6 +178,16 @@ impl Judge {
         for (id, order) in &orders {
             if let Some(other) = keys.insert(&order.details.shipping_address.street, id) {
                 say("I-19", format!("orders {id} and {other} were placed under one key"));
+            }
+        }
+        for call in self.world.overdue.lock().unwrap().iter() {
+            say("I-13", call.clone());
+        }
+        for (host, (process, _)) in self.world.processes.lock().unwrap().iter() {
+            let tasks = process.tasks.count();
+
+            if tasks > MOST_TASKS {
+                say("I-20", format!("{tasks} tasks are left on {host}, where nothing is under way"));
             }
         }
         let tally = self.world.databases[COUNTS].truth();

@@ -11,10 +11,12 @@ use host::Process;
 use host::http_server::{self, serve};
 use host::network::{in_turn, services, to};
 use host::transport::Transport;
+use http::Request;
 use messaging::memory::Memory;
 use messaging::{Bus, Messages};
 use order::Neighbours;
 use payment::bank::Bank;
+use resilience::deadline;
 use search::fts::Fts;
 use search::projection::Meters;
 use shipping::carrier::Simulator;
@@ -27,6 +29,10 @@ use simulation::time::Time;
 use simulation::trace::Trace;
 use store::Store;
 use telemetry::metrics::Red;
+use tokio::time::Instant;
+use tonic::body::Body;
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 use turmoil::Sim;
 
 use crate::outside::{UnreliableBank, UnreliableCarrier};
@@ -36,6 +42,9 @@ use crate::tally::{self, COUNTS};
 /// How long a parcel waits to be picked up, and how long it is on its way: at least so long, and less than so much longer.
 const PICK_UP: Duration = Duration::from_millis(400);
 const TRANSIT_MS: (u64, u64) = (300, 2_500);
+
+/// How long a call may be worked on after its deadline (I-13).
+const AFTER_DEADLINE: Duration = Duration::from_millis(50);
 
 /// The services by name, each with how many of it there are.
 pub const REPLICAS: [(&str, usize); 5] =
@@ -59,6 +68,8 @@ pub struct World {
     pub sabotage: Option<Sabotage>,
     /// The processes that run, and how often each host was started.
     pub processes: Arc<Mutex<BTreeMap<String, (Process, u64)>>>,
+    /// Calls that were worked on after their deadline.
+    pub overdue: Arc<Mutex<Vec<String>>>,
 }
 
 impl World {
@@ -76,6 +87,7 @@ impl World {
             trace,
             sabotage,
             processes: Arc::default(),
+            overdue: Arc::default(),
         }
     }
 
@@ -164,8 +176,26 @@ impl World {
         served: [(&'static str, Transport); N],
     ) -> Result<(), String> {
         let listener = Listener::bind(&self.faults, host).await.map_err(|why| why.to_string())?;
+        let served = served.map(|(name, transport)| (name, self.watched(transport)));
         serve(listener, process.tasks.clone(), http_server::Limits::default(), services(served)).await;
         Ok(())
+    }
+
+    /// Notes calls that are worked on after their deadline (I-13).
+    fn watched(&self, transport: Transport) -> Transport {
+        let overdue = self.overdue.clone();
+        BoxCloneSyncService::new(tower::service_fn(move |request: Request<Body>| {
+            let (transport, overdue, path) = (transport.clone(), overdue.clone(), request.uri().path().to_owned());
+            let time = request.headers().get(deadline::HEADER).and_then(deadline::decode);
+            async move {
+                let begun = Instant::now();
+                let answer = transport.oneshot(request).await;
+                if time.is_some_and(|time| begun.elapsed() > time + AFTER_DEADLINE) {
+                    overdue.lock().unwrap().push(format!("{path} took {:?} of {time:?}", begun.elapsed()));
+                }
+                answer
+            }
+        }))
     }
 
     async fn order(&self, host: &str) -> Result<(), String> {
