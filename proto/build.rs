@@ -1,13 +1,14 @@
 //! Compiles the .proto files without protoc, and keeps the descriptor set for the gateway.
 use std::{env, error::Error, fs, path::Path};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "shop/inventory/v1/inventory.proto",
     "shop/payment/v1/payment.proto",
     "shop/shipping/v1/shipping.proto",
     "shop/order/v1/order.proto",
     "shop/order/v1/sagas.proto",
     "shop/messaging/v1/messaging.proto",
+    "shop/auditor/v1/auditor.proto",
     "shop/events/v1/events.proto",
 ];
 

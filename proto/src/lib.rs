@@ -23,6 +23,10 @@ pub mod order {
 pub mod messaging {
     tonic::include_proto!("shop.messaging.v1");
 }
+/// The books of the whole shop.
+pub mod auditor {
+    tonic::include_proto!("shop.auditor.v1");
+}
 /// Facts that services publish to each other.
 pub mod events {
     tonic::include_proto!("shop.events.v1");

@@ -77,11 +77,56 @@ impl Books {
     /// Takes in an entry of the bank's ledger; those of one key in their order.
     pub fn bank(&mut self, line: &Entry<Banked>) {
         entry(&mut self.pages, &line.order_id).bank(line);
+        note(&mut self.changed.pages, &line.order_id);
     }
 
     /// Takes in an entry of the carrier's book; those of one key in their order.
     pub fn carrier(&mut self, line: &Entry<Carried>) {
         entry(&mut self.pages, &line.order_id).carrier(line);
+        note(&mut self.changed.pages, &line.order_id);
+    }
+
+    /// The page of an order, if it is in the books.
+    #[must_use]
+    pub fn page(&self, id: &str) -> Option<&Page> {
+        self.pages.get(id)
+    }
+
+    /// The shelf of a product, if it is in the books.
+    #[must_use]
+    pub fn shelf(&self, sku: &str) -> Option<&Shelf> {
+        self.shelves.get(sku)
+    }
+
+    /// All shelves, by SKU.
+    pub fn shelves(&self) -> impl Iterator<Item = (&str, &Shelf)> {
+        self.shelves.iter().map(|(sku, shelf)| (sku.as_str(), shelf))
+    }
+
+    /// Puts a page in that was taken out before.
+    pub fn put_page(&mut self, id: &str, page: Page) {
+        self.pages.insert(id.to_owned(), page);
+    }
+
+    /// Puts a shelf in that was written down before.
+    pub fn put_shelf(&mut self, sku: &str, shelf: Shelf) {
+        self.shelves.insert(sku.to_owned(), shelf);
+    }
+
+    /// Takes a page out, if nothing of it changed: it has to be put in again before a fact of its order is heard.
+    pub fn take_page(&mut self, id: &str) {
+        self.pages.remove(id);
+    }
+
+    /// How many pages and shelves were changed and not asked for yet.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.changed.pages.len() + self.changed.shelves.len()
+    }
+
+    /// What was changed since this was asked for last.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
     }
 
     /// What does not hold at this moment.

@@ -15,6 +15,8 @@ const SCHEMA: u16 = 1;
 const PACKAGE: &str = "shop.events.v1.";
 /// What streams of stock are named by, before the SKU, and who tells of them.
 const STOCK: (&str, &str) = ("stock-", "inventory");
+/// The most products of an order.
+pub const MOST_PRODUCTS: usize = 100;
 /// Longest id of an order, and longest SKU, that a page or a shelf is kept under.
 const LONGEST_ID: usize = 64;
 
@@ -352,8 +354,8 @@ fn goods(lines: impl Iterator<Item = (String, i64)>) -> Result<Vec<Goods>, Strin
         let sum = all.entry(sku).or_default();
         *sum = sum.saturating_add(positive(quantity)?);
     }
-    if all.is_empty() {
-        return Err("it names no goods".to_owned());
+    if !(1..=MOST_PRODUCTS).contains(&all.len()) {
+        return Err(format!("it names 1 to {MOST_PRODUCTS} products, not {}", all.len()));
     }
     Ok(all.into_iter().map(|(sku, quantity)| Goods { sku, quantity }).collect())
 }
@@ -432,6 +434,7 @@ mod tests {
             order_id: "1".into(),
             goods: vec![told::Goods { sku: sku.into(), quantity }],
         };
+        let many = (0..101).map(|n| told::Goods { sku: format!("TEA-{n}"), quantity: 1 }).collect();
         let of_stock = |sku: &str, quantity| told::StockReceived { sku: sku.into(), quantity };
         let cases = [
             (Envelope { schema: 2, ..confirmed() }, "its schema is 2"),
@@ -440,7 +443,8 @@ mod tests {
             (Envelope { stream: "payment-1".into(), ..confirmed() }, "it belongs to stream order-1"),
             (envelope("reservation-1", &goods("TEA-1", 0)), "a quantity is at least 1, not 0"),
             (envelope("reservation-1", &goods("a b", 1)), "a b is no SKU"),
-            (envelope("reservation-1", &told::StockReserved::default()), "it names no goods"),
+            (envelope("reservation-1", &told::StockReserved { goods: many, ..goods("TEA-1", 1) }), "products, not 101"),
+            (envelope("reservation-1", &told::StockReserved::default()), "it names 1 to 100 products, not 0"),
             (envelope("stock-TEA-1", &of_stock("TEA-1", -1)), "a quantity is at least 1"),
             (envelope("stock-TEA-1", &of_stock("TEA-2", 1)), "it belongs to stream stock-TEA-2"),
         ];

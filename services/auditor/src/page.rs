@@ -155,31 +155,34 @@ impl Page {
             self.wrong(fact, Invariant::NothingMissing, why);
         }
         self.check_origin(id, part, fact);
-        let moment = match &fact.body {
+        match &fact.body {
             Body::Private => {
                 self.told.entry(part).and_modify(|told| told.private += 1);
-                return Some(vec![]);
             }
             Body::Unreadable(why) => {
                 self.told.entry(part).and_modify(|told| told.gap = true);
                 self.wrong(fact, Invariant::NothingMissing, format!("version {}: {why}", fact.version));
-                return Some(vec![]);
             }
-            body => body.moment()?,
-        };
+            _ => {}
+        }
+        Some(fact.body.moment().map(|moment| self.happen(moment, fact)).unwrap_or_default())
+    }
+
+    /// Enters what happened. Gives the goods that it moves.
+    fn happen(&mut self, moment: Moment, fact: &Fact) -> Vec<Goods> {
         if let Some((invariant, why)) = self.contradiction(moment) {
             self.wrong(fact, invariant, why);
         }
         // The first end of a stream stands: what follows from it is judged, not what follows from its contradiction.
         if closed_by(moment).iter().chain([&moment]).any(|before| self.moments.contains_key(before)) {
-            return Some(vec![]);
+            return vec![];
         }
         self.moments.insert(moment, fact.time);
         if CAUSES.contains(&moment) {
             self.causes.push(fact.id);
             self.awaited.retain(|awaited| awaited.cause != fact.id);
         }
-        Some(self.take_in(fact))
+        self.take_in(fact)
     }
 
     /// What the fact says besides that it happened; it is the first of its kind.
@@ -255,7 +258,7 @@ impl Page {
         if told.gap {
             return None;
         }
-        if let Some(needs) = rests_on(moment).filter(|needs| !happened(needs)) {
+        if let Some(needs) = needs(moment).filter(|needs| !happened(needs)) {
             return Some((of_its_own(part), Why::Lacks(moment, needs).sentence()));
         }
         // The payment's stream tells of calling off by private facts only: alone if nothing was asked for, otherwise the
@@ -444,7 +447,7 @@ fn of_its_own(part: Part) -> Invariant {
 }
 
 /// What has to come before it in its own stream.
-fn rests_on(moment: Moment) -> Option<Moment> {
+fn needs(moment: Moment) -> Option<Moment> {
     match moment {
         Moment::Confirmed | Moment::Rejected | Moment::Cancelled => Some(Moment::Placed),
         Moment::Shipped => Some(Moment::Confirmed),

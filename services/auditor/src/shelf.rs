@@ -1,11 +1,12 @@
 //! PURE. What is known of one product's stock: a shelf of the books.
 //!
 //! What arrived is told in the stream of the stock; what is set aside, given back or sent is told in the orders' streams,
-//! which are heard independently. A shelf that is short may thus only be behind.
+//! which are heard independently. A shelf that is short may thus only be behind; and one whose own stream was not heard from
+//! its beginning on is not judged, for what was received is unknown.
 use clock::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::fact::{Body, Fact};
+use crate::fact::{About, Body, Fact, shown};
 use crate::invariant::{Finding, Invariant, Terms};
 use crate::page::MOST_WRONG;
 
@@ -18,8 +19,8 @@ pub struct Shelf {
     received: i64,
     /// Set aside or sent, in pieces.
     taken: i64,
-    /// Whether what was received is not all known: an earlier version of the shop did not tell of it, or a fact is missing.
-    /// It cannot be judged then.
+    /// Whether the stream was not heard from its beginning on, or with a gap: an earlier version of the shop did not tell of
+    /// stock.
     in_part: bool,
     /// Since when more is taken than was received, as it was heard.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +40,10 @@ impl Shelf {
             self.in_part = true;
         } else if fact.version > before + 1 {
             self.missing(fact, format!("version {} is awaited, and {} follows", before + 1, fact.version));
+        }
+        if fact.source != About::Stock("").source() {
+            let source = shown(&fact.source);
+            self.missing(fact, format!("version {} was told by {source}, whose stream it is not", fact.version));
         }
         match &fact.body {
             Body::Received(quantity) => self.received = self.received.saturating_add(*quantity),
@@ -71,7 +76,7 @@ impl Shelf {
     /// What does not hold now.
     #[must_use]
     pub fn judge(&self, sku: &str, now: Timestamp, terms: &Terms) -> Vec<Finding> {
-        let short = self.short_since.filter(|since| !self.in_part && now.since(*since) >= terms.grace);
+        let short = self.short_since.filter(|since| self.is_known() && now.since(*since) >= terms.grace);
         let short = short.map(|since| Finding {
             invariant: Invariant::NoOversell,
             stream: format!("stock-{sku}"),
@@ -81,15 +86,9 @@ impl Shelf {
         self.wrong.iter().cloned().chain(short).collect()
     }
 
-    /// When it has to be judged again although nothing was heard.
+    /// Whether all that was received is known, so that it can be judged.
     #[must_use]
-    pub fn due(&self, now: Timestamp, terms: &Terms) -> Option<Timestamp> {
-        self.short_since.filter(|_| !self.in_part).map(|since| since.after(terms.grace)).filter(|end| *end > now)
-    }
-
-    /// Whether what was received is not all known, so that it cannot be judged.
-    #[must_use]
-    pub fn in_part(&self) -> bool {
-        self.in_part
+    pub fn is_known(&self) -> bool {
+        self.version > 0 && !self.in_part
     }
 }

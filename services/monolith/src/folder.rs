@@ -9,8 +9,8 @@
 //!
 //! # Here
 //! A manifest lists the files that hold data. A file that is listed and missing, empty or damaged is refused by name; only
-//! a folder without a manifest may get new files. The manifest is written after the files and before the first request, so
-//! that a process killed in between has lost nothing.
+//! what is not listed may be made, all of it at the first start, or what an earlier version did not have. The manifest is
+//! written after the files and before the first request, so that a process killed in between has lost nothing.
 //!
 //! # Limits
 //! The files stand in one folder on one disk; they are services' own by whom they are handed to, not by rights.
@@ -34,7 +34,7 @@ const LOCK: &str = "jangteo.lock";
 const APPLICATION: &str = "jangteo";
 const VERSION: u32 = 1;
 /// The stores' files, in the order of [`Stores`], and the bus's.
-const FILES: [&str; 7] = ["order", "inventory", "payment", "shipping", "bank", "carrier", BUS];
+const FILES: [&str; 8] = ["order", "inventory", "payment", "shipping", "bank", "carrier", "auditor", BUS];
 const BUS: &str = "bus";
 
 #[derive(Serialize, Deserialize)]
@@ -105,6 +105,7 @@ impl Folder {
             shipping: next(),
             bank: next(),
             carrier: next(),
+            auditor: next(),
             bus,
             order_search: Arc::new(Fts::open(&self.index("order"))?),
             product_search: Arc::new(Fts::open(&self.index("product"))?),

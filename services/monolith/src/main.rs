@@ -29,7 +29,7 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// How often it is looked whether the stores can be read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Jangteo: a shop of five services in one process.
+/// Jangteo: a shop of six services in one process.
 ///
 /// Everything it knows is in the data folder. SIGTERM or Ctrl-C ends it within 25 seconds; SIGKILL loses nothing.
 #[derive(Parser)]

@@ -2,6 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use auditor::invariant::Terms;
 use clock::Clock;
 use gateway::{Gateway, Limits};
 use host::Process;
@@ -34,6 +35,8 @@ pub struct Stores {
     pub bank: Arc<dyn Store>,
     /// The carrier's own book.
     pub carrier: Arc<dyn Store>,
+    /// The books of the whole shop.
+    pub auditor: Arc<dyn Store>,
     /// What carries messages between the services.
     pub bus: Arc<dyn Bus>,
     /// What orders are found by.
@@ -54,13 +57,14 @@ impl Stores {
             shipping: store(),
             bank: store(),
             carrier: store(),
+            auditor: store(),
             bus: Arc::new(messaging::memory::Memory::plain()),
             order_search: Arc::new(Fts::in_memory()),
             product_search: Arc::new(Fts::in_memory()),
         }
     }
 
-    /// The services' own, each with its name: those whose logs are sealed.
+    /// The services' own, each with its name: those whose logs are sealed. The auditor's books are not: what they rest on is.
     #[must_use]
     pub fn sealed(&self) -> [(&'static str, &Arc<dyn Store>); 4] {
         [
@@ -73,7 +77,7 @@ impl Stores {
 
     /// Each with its name.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, &Arc<dyn Store>); 6] {
+    pub fn named(&self) -> [(&'static str, &Arc<dyn Store>); 7] {
         [
             ("order store", &self.order),
             ("inventory store", &self.inventory),
@@ -81,6 +85,7 @@ impl Stores {
             ("shipping store", &self.shipping),
             ("bank ledger", &self.bank),
             ("carrier book", &self.carrier),
+            ("auditor books", &self.auditor),
         ]
     }
 }
@@ -104,6 +109,8 @@ pub struct Surroundings {
     pub carrier: Arc<dyn Carrier>,
     /// How long after its order was confirmed a parcel is picked up.
     pub pick_up: Duration,
+    /// How long after that it arrives.
+    pub transit: Duration,
     /// What stands between a service, by its name, and those who call it: nothing in the product, faults in tests.
     pub between: Box<dyn Fn(&'static str, Transport) -> Transport + Send + Sync>,
 }
@@ -115,9 +122,15 @@ impl Surroundings {
         let (bank, reports) = Bank::new(process, stores.bank.clone());
         let carrier = Arc::new(Simulator::new(process, stores.carrier.clone(), pace.transit));
         let between = Box::new(|_, transport| transport);
-        Surroundings { bank: Arc::new(bank), reports, carrier, pick_up: pace.pick_up, between }
+        let Pace { pick_up, transit } = pace;
+        Surroundings { bank: Arc::new(bank), reports, carrier, pick_up, transit, between }
     }
 }
+
+/// How far one topic may be ahead of another before what it rests on counts as missing.
+const GRACE: Duration = Duration::from_secs(60);
+/// How long a checkout or its undoing may take, and what services make of each other's facts.
+const SETTLE: Duration = Duration::from_secs(120);
 
 /// The shop, open.
 pub struct Shop {
@@ -132,7 +145,7 @@ pub struct Shop {
 /// # Errors
 /// A sentence, if a saga's definition or a route is refused.
 pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> Result<Shop, String> {
-    let Surroundings { bank, reports, carrier, pick_up, between } = surroundings;
+    let Surroundings { bank, reports, carrier, pick_up, transit, between } = surroundings;
     let red = Red::new(&process.metrics, "grpc");
     let messages = Messages::new(process, stores.bus.clone());
     let meters = Meters::new(process);
@@ -145,8 +158,10 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let (payment, shipping) = (between("payment", payment), between("shipping", shipping.shipping));
     let neighbours = Neighbours { inventory: inventory.clone(), payment, shipping };
     let found = (stores.order_search.clone(), &meters);
-    let order = order::start(process, stores.order.clone(), &messages, found, neighbours, red)
+    let order = order::start(process, stores.order.clone(), &messages, found, neighbours, red.clone())
         .map_err(|why| format!("a saga is refused: {why}"))?;
+    let terms = Terms { grace: GRACE, settle: SETTLE, deliver: pick_up.saturating_add(transit).saturating_add(SETTLE) };
+    let books = auditor::start(process, stores.auditor.clone(), &messages, terms, red);
     let upstreams = [
         ("shop.inventory.v1.InventoryService", inventory.clone()),
         ("shop.order.v1.OrderService", between("order", order.orders)),
@@ -154,6 +169,7 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
         ("shop.messaging.v1.DeadLetterService/order", order.dead_letters),
         ("shop.messaging.v1.DeadLetterService/inventory", inventory_letters),
         ("shop.messaging.v1.DeadLetterService/shipping", shipping_letters),
+        ("shop.auditor.v1.BookService", books),
     ];
     let gateway = Gateway::new(process, upstreams, Limits::default())?;
     Ok(Shop { gateway, inventory })

@@ -196,7 +196,7 @@ impl InventoryService for Shop {
 type Raw = http::Request<tonic::body::Body>;
 
 /// The upstreams of a shop.
-pub(crate) fn upstreams(process: &Process, shop: &Shop) -> [(&'static str, Transport); 6] {
+pub(crate) fn upstreams(process: &Process, shop: &Shop) -> [(&'static str, Transport); 7] {
     let red = Red::new(&process.metrics, "grpc");
     // Each says which of them it is.
     let nobody = |name: &'static str| {
@@ -208,6 +208,7 @@ pub(crate) fn upstreams(process: &Process, shop: &Shop) -> [(&'static str, Trans
         nobody("shop.messaging.v1.DeadLetterService/order"),
         nobody("shop.messaging.v1.DeadLetterService/inventory"),
         nobody("shop.messaging.v1.DeadLetterService/shipping"),
+        nobody("shop.auditor.v1.BookService"),
         ("shop.order.v1.OrderService", in_process(OrderServiceServer::new(shop.clone()), red.clone())),
         ("shop.inventory.v1.InventoryService", in_process(InventoryServiceServer::new(shop.clone()), red)),
     ]

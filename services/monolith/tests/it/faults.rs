@@ -165,9 +165,7 @@ impl Mortal {
 
     /// The stores as this process has them. Bank and carrier are others' and live on.
     pub fn stores(self: &Arc<Mortal>, stores: &Stores) -> Stores {
-        let mortal = |inner: &Arc<dyn Store>| -> Arc<dyn Store> {
-            Arc::new(MortalStore { inner: inner.clone(), life: self.clone() })
-        };
+        let mortal = |inner| self.store(inner);
         Stores {
             order: mortal(&stores.order),
             inventory: mortal(&stores.inventory),
@@ -175,10 +173,18 @@ impl Mortal {
             shipping: mortal(&stores.shipping),
             bank: mortal(&stores.bank),
             carrier: mortal(&stores.carrier),
+            auditor: mortal(&stores.auditor),
             bus: stores.bus.clone(),
             order_search: stores.order_search.clone(),
             product_search: stores.product_search.clone(),
         }
+    }
+}
+
+impl Mortal {
+    /// One store as this process has it.
+    pub fn store(self: &Arc<Mortal>, inner: &Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(MortalStore { inner: inner.clone(), life: self.clone() })
     }
 }
 

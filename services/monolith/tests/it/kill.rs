@@ -128,6 +128,7 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
         history.extend(done.await.unwrap());
     }
     ended_within(Duration::from_secs(30), &program.address, history.values().map(|(id, _)| id)).await;
+    books_hold_within(Duration::from_secs(10), &program.address).await;
     assert_eq!(program.stop().await, Some(0));
 
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -160,6 +161,22 @@ async fn kill_nine_at_any_moment_loses_nothing_and_doubles_nothing() {
     let (delivered, cancelled) = (count(Status::Delivered), count(Status::Cancelled));
     assert!(promised > 0 && cancelled > 0 && delivered > 0, "{promised} {cancelled} {delivered}");
     println!("{} orders over {ROUNDS} kills, {delivered} delivered, {cancelled} cancelled", orders.len());
+}
+
+/// The auditor was killed like everybody else.
+async fn books_hold_within(patience: Duration, address: &str) {
+    let (http, started) = (client(), tokio::time::Instant::now());
+    loop {
+        let operator = [("X-Operator", "lee")];
+        let (_, books) = send(&http, address, Method::GET, "/v1/books", &operator, String::new()).await.unwrap();
+        let all = |list: &str, fits: fn(&Value) -> bool| books[list].as_array().unwrap().iter().all(fits);
+        let caught_up = all("topics", |topic| topic["behind"] == 0) && books["orders_under_way"] == 0;
+        if caught_up && all("invariants", |invariant| invariant["holds"] == true) {
+            return;
+        }
+        assert!(started.elapsed() < patience, "after {patience:?}: {books:#}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn stock_up(address: &str) {

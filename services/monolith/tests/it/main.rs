@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
 
 mod audit;
+mod auditing;
 mod bad_input;
 mod books;
 mod checkout;

@@ -182,6 +182,36 @@ async fn a_damaged_data_folder_is_refused_by_name_and_never_started_empty() {
     }
 }
 
+/// A folder of before there was an auditor: its file is made, and it hears everything from the beginning on.
+#[tokio::test]
+async fn a_data_folder_of_an_earlier_version_gets_the_files_that_it_did_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    Program::start(&data).await.stop().await;
+    fs::remove_file(data.join("auditor.db")).unwrap();
+    let manifest = fs::read_to_string(data.join("jangteo.json")).unwrap();
+    let earlier = manifest.replace("    \"auditor\",\n", "");
+    assert_ne!(earlier, manifest);
+    fs::write(data.join("jangteo.json"), earlier).unwrap();
+    rusqlite::Connection::open(data.join("bus.db")).unwrap().execute("DELETE FROM acknowledged", []).unwrap();
+    let program = Program::start(&data).await;
+    assert_eq!(fs::read_to_string(data.join("jangteo.json")).unwrap(), manifest);
+    let heard = async {
+        let operator = [("X-Operator", "lee")];
+        loop {
+            let (_, books) =
+                send(&client(), &program.address, Method::GET, "/v1/books", &operator, String::new()).await.unwrap();
+            if books["topics"].as_array().unwrap().iter().all(|topic| topic["behind"] == 0) {
+                return books;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let books = tokio::time::timeout(Duration::from_secs(20), heard).await.unwrap();
+    assert!(books["invariants"].as_array().unwrap().iter().all(|invariant| invariant["holds"] == true), "{books}");
+    program.stop().await;
+}
+
 async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(PROGRAM).args(arguments).arg("--data").arg(data).output().await.unwrap();
     let said = [output.stdout, output.stderr].concat();

@@ -1,0 +1,121 @@
+//! Listens to what all services publish.
+//!
+//! A batch is taken in at once and acknowledged with the next write, at most [`EVERY`] later. Whatever goes wrong, memory is
+//! forgotten and the group joined again: what was not acknowledged comes again, and the pages know it if it was written.
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use host::Process;
+use messaging::{Bus, BusError, Delivered, Offset, Partition, Subscription};
+use prometheus::GaugeVec;
+use store::{ReadError, Store};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::desk::Desk;
+use crate::invariant::{Invariant, Terms};
+use crate::service::Shown;
+
+/// The group that listens.
+pub(crate) const GROUP: &str = "auditor";
+/// What all services publish.
+pub(crate) const TOPICS: [&str; 4] = ["order-events", "inventory-events", "payment-events", "shipping-events"];
+/// How often the books are written, and looked at where nothing is heard. They are behind by about this.
+pub const EVERY: Duration = Duration::from_secs(1);
+/// How long is waited after something went wrong.
+pub(crate) const PAUSE: Duration = Duration::from_millis(500);
+/// At most so many messages are taken at once.
+const BATCH: usize = 256;
+
+/// Why listening has to begin again.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Books(#[from] ReadError),
+}
+
+/// Somebody who listens.
+pub(crate) struct Listener {
+    pub(crate) process: Process,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) terms: Terms,
+    pub(crate) shown: Shown,
+    pub(crate) broken: GaugeVec,
+    pub(crate) behind: GaugeVec,
+}
+
+/// The last message of each partition that was taken in and not acknowledged.
+type Ends = BTreeMap<(String, Partition), Offset>;
+
+impl Listener {
+    /// Listens for ever.
+    pub(crate) async fn run(self) {
+        let mut failures: u32 = 0;
+        loop {
+            let Err(why) = self.listen(&mut failures).await;
+            // Before that, the topics may not have been made yet.
+            if failures > 2 {
+                tracing::warn!(%why, "the auditor hears nothing; it opens the books again");
+            }
+            failures += 1;
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn listen(&self, failures: &mut u32) -> Result<Infallible, Interrupted> {
+        let mut member = self.bus.subscribe(GROUP, &TOPICS).await?;
+        let mut desk = Desk::open(&self.process, &self.store, self.terms).await?;
+        self.shown.set(&desk);
+        let (mut ends, mut next) = (Ends::new(), Instant::now() + EVERY);
+        loop {
+            if let Ok(batch) = timeout_at(next, member.next(BATCH)).await {
+                for delivered in batch? {
+                    note(&mut ends, &delivered);
+                    desk.hear(delivered).await?;
+                }
+            }
+            if Instant::now() >= next {
+                desk.write().await?;
+                acknowledge(member.as_mut(), std::mem::take(&mut ends)).await?;
+                desk.look().await?;
+                self.show(&desk).await;
+                (*failures, next) = (0, Instant::now() + EVERY);
+            }
+        }
+    }
+
+    async fn show(&self, desk: &Desk) {
+        self.shown.set(desk);
+        for invariant in Invariant::LIVE {
+            let count = desk.findings().broken(invariant).map_or(0, |broken| broken.count);
+            self.broken.with_label_values(&[invariant.number()]).set(count as f64);
+        }
+        for topic in TOPICS {
+            // Where it cannot be measured, the last figure stands.
+            if let Ok(lag) = self.bus.lag(GROUP, topic).await {
+                self.behind.with_label_values(&[topic]).set(lag as f64);
+            }
+        }
+    }
+}
+
+fn note(ends: &mut Ends, Delivered { topic, partition, offset, .. }: &Delivered) {
+    let end = ends.entry((topic.clone(), *partition)).or_default();
+    *end = (*end).max(*offset);
+}
+
+/// Danger: only when everything that was heard is written.
+async fn acknowledge(member: &mut dyn Subscription, ends: Ends) -> Result<(), BusError> {
+    for ((topic, partition), offset) in ends {
+        match member.acknowledge(&topic, partition, offset).await {
+            // Whoever has the partition now is given the messages again, and finds them familiar.
+            Ok(()) | Err(BusError::Revoked(_)) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(())
+}
