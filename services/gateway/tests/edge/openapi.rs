@@ -162,7 +162,7 @@ async fn everything_has_words() {
     let tags: Vec<_> = tags.iter().map(|tag| tag["name"].as_str().unwrap()).collect();
     assert_eq!(
         tags,
-        ["InventoryService", "OrderService", "SagaService", "DeadLetterService"],
+        ["InventoryService", "OrderService", "SagaService", "DeadLetterService", "BookService"],
         "what customers need first"
     );
     for (label, operation) in operations(&document) {
