@@ -2,7 +2,7 @@
 //!
 //! They are a stream of the consumer's own store, `parked-<consumer>-<topic>-<key>`, so that what operators did about
 //! them, and why, is kept like everything else.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -58,6 +58,13 @@ pub struct Place {
     pub offset: Offset,
     /// Its place in the stream of its key; absent if it cannot be read.
     pub version: Option<Version>,
+}
+
+impl Place {
+    /// What makes it one message, however often it comes: its version, or where it stands if it cannot be read.
+    fn identity(self) -> Result<Version, (Partition, Offset)> {
+        self.version.ok_or((self.partition, self.offset))
+    }
 }
 
 /// A parked message.
@@ -199,7 +206,10 @@ impl Decider for Parked {
         let nothing_waits = self.versions.is_empty() && self.unreadable.is_empty();
         match command {
             Command::Park(messages) => {
+                // A batch may have the same message twice.
+                let mut met = BTreeSet::new();
                 let new = messages.iter().filter(|waiting| !self.holds(waiting.place));
+                let new = new.filter(|waiting| met.insert(waiting.place.identity()));
                 Ok(new.map(|waiting| Event::MessageParked { waiting: waiting.clone() }).collect())
             }
             Command::AskRedrive { .. } if nothing_waits => Err(NothingWaits),
@@ -260,6 +270,12 @@ mod tests {
     fn a_message_is_parked_once_however_often_it_comes() {
         let again = vec![waiting(9, Some(4)), waiting(2, None), waiting(3, None)];
         given::<Parked>([parked(1, Some(4)), parked(2, None)]).when(Command::Park(again)).then([parked(3, None)]);
+    }
+
+    #[test]
+    fn a_message_that_comes_twice_at_once_is_parked_once() {
+        let twice = vec![waiting(1, Some(4)), waiting(2, None), waiting(2, None), waiting(9, Some(4))];
+        given::<Parked>([]).when(Command::Park(twice)).then([parked(1, Some(4)), parked(2, None)]);
     }
 
     #[test]
