@@ -32,6 +32,8 @@ pub mod consumer;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod contract_agreement;
+#[cfg(test)]
 mod contract_groups;
 #[cfg(test)]
 mod contract_messages;

@@ -243,7 +243,10 @@ impl Decider for Parked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use decider::spec::given;
+    use decider::spec::{given, history};
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
 
     fn waiting(offset: Offset, version: Option<Version>) -> Waiting {
         let message = Message { key: "k".into(), headers: vec![("a".into(), "1".into())], payload: vec![0, 255] };
@@ -300,5 +303,63 @@ mod tests {
     fn nothing_can_be_redriven_where_nothing_waits() {
         let ask = || Command::AskRedrive { by: "operator:lee".into(), reason: "fixed".into(), over_gap: false };
         given::<Parked>([]).when(ask()).then_rejected(&NothingWaits);
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let one = || (0..6_u64, option::weighted(0.7, 1..6_u64)).prop_map(|(offset, version)| waiting(offset, version));
+        let operator = || (String::from("operator:lee"), String::from("mended"));
+        prop_oneof![
+            4 => vec(one(), 0..5).prop_map(Command::Park),
+            3 => one().prop_map(|waiting| Command::TakeIn(waiting.place)),
+            2 => one().prop_map(move |waiting| {
+                let (by, reason) = operator();
+                Command::Skip { place: waiting.place, by, reason }
+            }),
+            1 => any::<bool>().prop_map(move |over_gap| {
+                let (by, reason) = operator();
+                Command::AskRedrive { by, reason, over_gap }
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A list of names on a door: written up once, struck out by whoever deals with it.
+        #[test]
+        fn what_waits_is_what_was_parked_and_not_dealt_with(commands in vec(command(), 0..20), mark in 0..7_u64) {
+            let mut door: Vec<Place> = vec![];
+            let same = |a: &Place, b: &Place| match (a.version, b.version) {
+                (Some(a), Some(b)) => a == b,
+                (None, None) => a.offset == b.offset,
+                _ => false,
+            };
+            for turn in history::<Parked>(commands) {
+                match &turn.command {
+                    Command::Park(messages) => for Waiting { place, .. } in messages {
+                        if !door.iter().any(|there| same(there, place)) {
+                            door.push(*place);
+                        }
+                    },
+                    Command::TakeIn(place) | Command::Skip { place, .. } => {
+                        let before = door.len();
+                        door.retain(|there| !same(there, place));
+                        prop_assert_eq!(turn.outcome.is_ok(), door.len() < before);
+                    }
+                    Command::AskRedrive { .. } => prop_assert_eq!(turn.outcome.is_ok(), !door.is_empty()),
+                }
+                let mut shown: Vec<_> = turn.after.all().map(|waiting| waiting.place.identity()).collect();
+                let mut listed: Vec<_> = door.iter().map(|place| place.identity()).collect();
+                shown.sort_unstable();
+                listed.sort_unstable();
+                prop_assert_eq!(shown, listed);
+                let ahead = |place: &&Place| place.version.is_none_or(|version| version > mark);
+                prop_assert_eq!(turn.after.waiting(mark), door.iter().filter(ahead).count());
+                for version in 0..8 {
+                    let before = |place: &Place| place.version.is_none_or(|other| other > mark && other < version);
+                    prop_assert_eq!(turn.after.stands_before(mark, version), door.iter().any(before), "{} {:?}", version, door);
+                }
+            }
+        }
     }
 }
