@@ -353,10 +353,109 @@ steps:
         }
     }
 
-    proptest::proptest! {
-        #[test]
-        fn whatever_is_given_is_read_or_refused(text in "[a-z:\\- \n\\[\\]{}\"'#&*!|>]{0,200}") {
-            let _ = read(&text);
-        }
+    /// A whole definition, and what may be put in the place of a part of it.
+    const WHOLE: &str = "name: checkout
+timeout: 30s
+steps:
+  - {name: reserve_inventory, service: inventory-service, compensation: release_inventory}
+  - {name: charge_payment, service: payment-service, compensation: refund_payment, timeout: 500ms}
+  - {name: create_shipment, service: shipping-service, compensation: cancel_shipment, kind: pivot}
+  - {name: confirm_order, service: order-service, kind: retriable, retry: {attempts: 5, first: 50ms, max: 1m}}
+";
+    const PARTS: [&str; 31] = [
+        "checkout",
+        "30s",
+        "500ms",
+        "reserve_inventory",
+        "release_inventory",
+        "charge_payment",
+        "refund_payment",
+        "create_shipment",
+        "cancel_shipment",
+        "confirm_order",
+        "inventory-service",
+        "payment-service",
+        "order-service",
+        "compensation: ",
+        "kind: pivot",
+        "timeout: 500ms",
+        "kind: retriable",
+        "retry: ",
+        "attempts: 5",
+        "first: 50ms",
+        "max: 1m",
+        "name: ",
+        "- {",
+        "}",
+        "\n",
+        ", ",
+        "5",
+        "1m",
+        "timeout: ",
+        "none",
+        "é",
+    ];
+
+    /// What every saga that starts may rely on.
+    fn keeps_the_rules(saga: &Definition) -> bool {
+        let kinds: Vec<_> = saga.steps.iter().map(|step| step.kind).collect();
+        let turn = kinds.iter().position(|kind| *kind != Kind::Compensatable).unwrap_or(kinds.len());
+        let names: std::collections::BTreeSet<_> = saga.steps.iter().map(|step| &step.name).collect();
+        let fits = |step: &Step| {
+            let undone = step.compensation.is_some();
+            let undo_fits = match step.kind {
+                Kind::Compensatable => undone,
+                Kind::Pivot => true,
+                Kind::Retriable => !undone,
+            };
+            undo_fits
+                && (1..=100).contains(&step.attempts)
+                && step.first_ms <= step.max_ms
+                && [step.timeout_ms, step.first_ms, step.max_ms].iter().all(|ms| (1..=3_600_000).contains(ms))
+        };
+        let after_the_turn = kinds.iter().skip(turn + 1);
+        !kinds.is_empty()
+            && names.len() == kinds.len()
+            && after_the_turn.into_iter().all(|kind| *kind == Kind::Retriable)
+            && saga.steps.iter().all(fits)
+            && (1..=3_600_000).contains(&saga.timeout_ms)
     }
+
+    proptest::proptest! {
+            #![proptest_config(proptest::prelude::ProptestConfig { cases: 1_500, failure_persistence: None, ..Default::default() })]
+
+            #[test]
+            fn whatever_is_given_is_read_or_refused(text in "[a-z:\\- \n\\[\\]{}\"'#&*!|>]{0,200}") {
+                let _ = read(&text);
+            }
+
+            /// Parts exchanged, lines left out or doubled: what is read keeps the rules, and what is refused is refused by line.
+            #[test]
+            fn a_definition_with_mistakes_keeps_the_rules_or_is_refused_by_line(
+                exchanged in proptest::collection::vec((0..PARTS.len(), 0..PARTS.len(), 0..4_usize), 0..3),
+                lines in proptest::collection::vec((0..7_usize, proptest::bool::ANY), 0..2),
+            ) {
+                let mut text = WHOLE.to_owned();
+                for (part, by, nth) in exchanged {
+    let found: Vec<_> = text.match_indices(PARTS[part]).map(|(at, _)| at).collect();
+                    if let Some(at) = found.get(nth % found.len().max(1)) {
+                        text.replace_range(*at..at + PARTS[part].len(), PARTS[by]);
+                    }
+                }
+                for (line, twice) in lines {
+                    let mut all: Vec<_> = text.lines().map(str::to_owned).collect();
+                    if line < all.len() {
+                        if twice { all.insert(line, all[line].clone()) } else { drop(all.remove(line)) }
+                    }
+                    text = all.join("\n") + "\n";
+                }
+                match read(&text) {
+                    Ok(saga) => proptest::prop_assert!(keeps_the_rules(&saga), "{:?} of\n{}", saga, text),
+                    Err(refused) => proptest::prop_assert!(
+                        (1..=text.lines().count() as u64 + 1).contains(&refused.line) && !refused.reason.is_empty(),
+                        "{} of\n{}", refused, text
+                    ),
+                }
+            }
+        }
 }

@@ -222,6 +222,8 @@ fn work_in_progress_counts_as_no_attempt_but_the_deadline_holds() {
         ));
         told.wait();
     }
+    assert!(told.reply("one/do", unknown()), "the first of two attempts");
+    told.wait();
     assert_eq!(told.saga.turned_back(), None);
     told.now = Timestamp(0).after(Duration::from_secs(30));
     assert!(told.reply("one/do", Outcome::InProgress));
@@ -372,4 +374,86 @@ fn carry_out(world: &mut World, steps: &[Step], command: &Command) -> Outcome {
         world.done.insert(step);
     }
     Outcome::Accepted(Value::Null)
+}
+
+/// Anything that can be said to a saga, by anybody, about any of its commands and others.
+fn anything() -> impl Strategy<Value = Input> {
+    let command = proptest::sample::select(
+        &["one/do", "one/undo", "two/do", "two/undo", "three/do", "three/undo", "four/do", "four/undo", "five/do"][..],
+    );
+    let outcome = prop_oneof![
+        4 => Just(Outcome::Accepted(Value::Null)),
+        1 => Just(refused()),
+        2 => Just(unknown()),
+        1 => Just(Outcome::InProgress),
+        1 => Just(Outcome::NotSent("open".into())),
+    ];
+    let action = proptest::sample::select(&[Action::Retry, Action::Skip, Action::Force][..]);
+    let answered = (command, 1..4_u32, outcome).prop_map(|(command, tries, outcome)| Input::Reply {
+        command_id: format!("{SAGA}/{command}"),
+        tries,
+        outcome,
+    });
+    prop_oneof![
+        16 => answered,
+        4 => Just(Input::Tick),
+        1 => Just(Input::Cancel { by: "customer:kim".into() }),
+        1 => action.prop_map(|action| Input::Operator { by: "operator:lee".into(), reason: "x".into(), action }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is said, late, twice, out of turn or from elsewhere, with time standing still or leaping.
+    #[test]
+    fn whatever_is_said_the_record_makes_sense(
+        script in proptest::collection::vec((anything(), prop_oneof![6 => Just(0_u64), 3 => 0..3_000_u64, 1 => 0..40_000_u64]), 0..60),
+    ) {
+        const PIVOT: usize = 2;
+        let (mut told, definition) = (Told::started(), definition());
+        let (mut record, mut requested, mut refusals, mut undos) = (vec![], vec![0], vec![], vec![]);
+        for (input, millis) in script {
+            told.now = told.now.after(Duration::from_millis(millis));
+            let at = At { now: told.now, chance: 0 };
+            let (awaited, ended) = (told.saga.awaited, told.saga.end());
+            let events = told.saga.react(&input, at).events;
+            prop_assert_eq!(&events, &told.saga.react(&input, at).events, "the same twice");
+            prop_assert!(ended.is_none() || events.is_empty(), "{:?} after the end", events);
+            if let Input::Reply { command_id, .. } = &input {
+                let awaits = definition.command_id(SAGA, awaited.step, awaited.undo);
+                prop_assert!(events.is_empty() || *command_id == awaits, "{} for {}", command_id, awaits);
+            }
+            for event in &events {
+                match event {
+                    Event::StepRequested { step, undo: false, .. } => requested.push(*step),
+                    Event::StepRequested { step, undo: true, .. } => undos.push(*step),
+                    Event::StepRefused { step, .. } => refusals.push(*step),
+                    Event::StepAccepted { step, undo, .. } => prop_assert_eq!((*step, *undo), (awaited.step, awaited.undo)),
+                    Event::SagaTurnedBack { why: Why::TimedOut { .. } } => {
+                        prop_assert!(!requested.contains(&PIVOT), "time compensated a pivot that was sent: {:?}", record);
+                    }
+                    Event::SagaTurnedBack { why: Why::Forced { .. } | Why::Refused { .. } } => {
+                        prop_assert!(!requested.contains(&(PIVOT + 1)), "turned back past the pivot: {:?}", record);
+                    }
+                    _ => {}
+                }
+            }
+            record.extend(events);
+            told.tell(&input);
+            // Steps go forward one by one, and what was tried is undone from the last to the first.
+            requested.dedup();
+            undos.dedup();
+            prop_assert_eq!(&requested, &(0..requested.len()).collect::<Vec<_>>());
+            let mut to_undo = requested.clone();
+            to_undo.retain(|step| !refusals.contains(step) && *step <= PIVOT);
+            to_undo.reverse();
+            prop_assert!(to_undo.starts_with(&undos) || undos.is_empty(), "{:?} instead of {:?}", undos, to_undo);
+            match told.saga.end() {
+                Some(End::Compensated) => prop_assert_eq!(&undos, &to_undo),
+                Some(End::Completed) => prop_assert_eq!((requested.len(), undos.len()), (4, 0)),
+                None => prop_assert!(told.saga.due().is_some(), "somebody looks at it again"),
+            }
+        }
+    }
 }

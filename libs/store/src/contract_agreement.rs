@@ -48,6 +48,8 @@ enum Step {
 #[derive(Clone, Debug)]
 struct Proposal {
     id: u8,
+    /// Commits that must have happened: some have, some never will.
+    after: Vec<u8>,
     appends: Vec<(usize, Wish, Vec<u8>)>,
     timers: Vec<(u8, Option<u64>)>,
     marks: Vec<(u8, Option<u64>, u64)>,
@@ -76,8 +78,9 @@ fn proposal() -> impl Strategy<Value = Proposal> {
     let append = (0..STREAMS.len(), wish, vec(event, 0..4));
     let timer = (0..4_u8, option::weighted(0.8, 0..40_u64));
     let mark = (0..2_u8, option::weighted(0.3, 0..5_u64), 0..3_u64);
-    (any::<u8>(), vec(append, 0..3), vec(timer, 0..3), vec(mark, 0..2))
-        .prop_map(|(id, appends, timers, marks)| Proposal { id: id % 40, appends, timers, marks })
+    let after = prop_oneof![3 => Just(vec![]), 1 => vec(0..40_u8, 1..3)];
+    (0..40_u8, after, vec(append, 0..3), vec(timer, 0..3), vec(mark, 0..2))
+        .prop_map(|(id, after, appends, timers, marks)| Proposal { id, after, appends, timers, marks })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -161,6 +164,7 @@ impl Pair {
     async fn commit(&mut self, proposal: Proposal) -> Commit {
         let mut commit = Commit::new(proposal.id.to_string().into(), meta());
         commit.reply = format!("reply {}", self.events).into();
+        commit.after = proposal.after.iter().map(|id| id.to_string().into()).collect();
         for (stream, wish, events) in proposal.appends {
             let stream: StreamId = STREAMS[stream].into();
             let expected = match wish {

@@ -364,6 +364,18 @@ mod tests {
     }
 
     #[test]
+    fn whatever_in_a_batch_appends_wakes_readers_once_it_is_done() {
+        let (mut writer, subject) = writer();
+        let mut growth = writer.growth.subscribe();
+        let (event, no_event) = (subject.step("a", "s", Any, 1), Commit::new("b".into(), Meta::default()));
+        answers(&mut writer, [event, no_event.clone()]);
+        assert!(growth.has_changed().unwrap(), "also where the last of the batch appends nothing");
+        growth.borrow_and_update();
+        answers(&mut writer, [Commit { id: "c".into(), ..no_event }, subject.step("d", "s", NoStream, 1)]);
+        assert!(!growth.has_changed().unwrap(), "nothing was appended");
+    }
+
+    #[test]
     fn a_batch_judges_each_commit_alone() {
         let (mut writer, subject) = writer();
         let commit = |id: &str, expected: Expected| subject.step(id, "s", expected, 1);
