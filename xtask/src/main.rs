@@ -4,6 +4,8 @@
 
 mod api;
 mod bench;
+mod mutants;
+mod mutations;
 mod proto;
 mod python;
 mod shop;
@@ -34,6 +36,10 @@ cargo xtask simulate --without all|GUARANTEE
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
 
+cargo xtask mutants [WORD]
+    Breaks the shop on purpose in a copy of the repository, one thing at a time, and sees that a test notices each. With a
+    word, only what has it in its name. Takes some ten minutes.
+
 cargo xtask bench saga|checkout|fulfilment|facts|flat [arguments]
     Builds in release form what the measurement needs, and runs it. `cargo xtask bench checkout --help` lists the
     arguments of one.
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
         ["simulate", rest @ ..] => simulate::run(&Cargo::of_this_run(), rest),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),
+        ["mutants"] => mutants::run(&Cargo::of_this_run(), ""),
+        ["mutants", word] => mutants::run(&Cargo::of_this_run(), word),
         ["bench", kind, rest @ ..] if bench::KINDS.contains(kind) => bench::run(&Cargo::of_this_run(), kind, rest),
         other => {
             eprint!("`cargo xtask {}` is not among these:\n\n{MANUAL}", other.join(" "));

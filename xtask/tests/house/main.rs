@@ -3,5 +3,8 @@
 
 mod dependencies;
 mod documents;
+mod mutants;
+#[path = "../../src/mutations.rs"]
+mod mutations;
 mod purity;
 mod sources;

@@ -16,6 +16,7 @@ pub(crate) fn read(name: &str) -> String {
 }
 
 /// A file of Rust.
+#[derive(Clone)]
 pub(crate) struct Source {
     /// Its name from the root.
     pub(crate) name: String,
