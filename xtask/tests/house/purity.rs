@@ -1,7 +1,7 @@
 //! PURE files ask nobody: what they say follows from what they are given.
 use std::collections::BTreeSet;
 
-use crate::sources::{self, Source, bare, read, words};
+use crate::sources::{self, Source, bare, read, untested, words};
 
 /// Words that a pure file has no use for.
 const IMPURE: [&str; 16] = [
@@ -28,7 +28,7 @@ const OF_STD: [&str; 5] = ["fs", "net", "thread", "env", "process"];
 /// What of a file's program, its tests aside, asks for something that is not given.
 fn impurities(text: &str) -> BTreeSet<String> {
     let bare = bare(text);
-    let words = words(bare.split("#[cfg(test)]").next().unwrap_or_default());
+    let words = words(untested(&bare));
     let mut found: BTreeSet<String> =
         words.iter().filter(|word| IMPURE.contains(word)).map(ToString::to_string).collect();
     for (at, word) in words.iter().enumerate() {
@@ -112,7 +112,7 @@ fn whatever_implements_decider_is_pure_or_an_outside_party() {
         let bare = bare(&source.text);
         source.name.contains("/src/")
             && !source.stem().ends_with("_tests")
-            && bare.split("#[cfg(test)]").next().unwrap().contains("impl Decider for")
+            && untested(&bare).contains("impl Decider for")
     };
     let impure: Vec<_> = sources::all().into_iter().filter(|source| decides(source) && !says_pure(source)).collect();
     let names: Vec<_> = impure.iter().map(|source| source.name.as_str()).collect();
@@ -133,6 +133,7 @@ mod tests { use std::fs; use tokio::time::Instant; }
     assert_eq!(impurities(pure), BTreeSet::new());
     let impure = [
         ("async fn f() {}", "async"),
+        ("#[cfg(test)]\nuse a::B;\nasync fn f() {}", "async"),
         ("fn f() { g().await }", "await"),
         ("use tokio::sync::Notify;", "tokio"),
         ("fn f() -> tonic::Status {}", "tonic"),

@@ -58,35 +58,41 @@ fn below(folder: &Path, names: &mut Vec<PathBuf>) {
     }
 }
 
-/// Rust without its comments and the contents of its strings, so that what is left is what the program does. A raw string ends at the
-/// first `"#`.
+/// Rust without its comments and strings, so that what is left is what the program does. A raw string ends at the first `"#`.
 pub(crate) fn bare(text: &str) -> String {
     let mut bare = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let skipped = if rest.starts_with("//") {
-            rest.find('\n').unwrap_or(rest.len())
-        } else if rest.starts_with("/*") {
-            rest.find("*/").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("r#\"") {
-            rest.find("\"#")
-                .filter(|end| *end > 1)
-                .map_or(rest.len(), |_| rest[3..].find("\"#").map_or(rest.len(), |end| end + 5))
-        } else if first == '"' {
-            quoted(rest)
-        } else if rest.starts_with("'\"'") {
-            3
-        } else {
-            0
+        let skipped = match rest {
+            _ if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            _ if rest.starts_with("/*") => past(rest, "*/"),
+            _ if rest.starts_with("r#\"") => past(rest, "\"#"),
+            _ if rest.starts_with("'\"'") => "'\"'".len(),
+            _ if first == '"' => quoted(rest),
+            _ => 0,
         };
         if skipped == 0 {
             bare.push(first);
-            rest = &rest[first.len_utf8()..];
-        } else {
-            rest = &rest[skipped..];
         }
+        rest = &rest[skipped.max(first.len_utf8())..];
     }
     bare
+}
+
+/// A program without its module of tests, which comes last.
+pub(crate) fn untested(bare: &str) -> &str {
+    const MARK: &str = "#[cfg(test)]";
+    let module = |at: &usize| {
+        let rest = bare[at + MARK.len()..].trim_start();
+        rest.starts_with("mod ") || rest.starts_with("#[path")
+    };
+    let end = bare.match_indices(MARK).map(|(at, _)| at).find(module);
+    &bare[..end.unwrap_or(bare.len())]
+}
+
+/// Where a text goes on after the first `end`.
+fn past(text: &str, end: &str) -> usize {
+    text.find(end).map_or(text.len(), |at| at + end.len())
 }
 
 /// How long the string literal is that `text` begins with.
