@@ -17,7 +17,7 @@
 //! | an event's id | that event, in whatever log, not later | anywhere |
 //! | `<saga>/<step>/do`, `…/undo`, and these with `/pick-up` or `/delivery` | the saga asked for it, not later | anywhere |
 //! | `<saga>` | that saga has begun, earlier in this log | order |
-//! | nothing | nothing: outside parties, and what a consumer parks on its own | bank, carrier, `parked-` |
+//! | nothing | nothing: outside parties, the auditor, and what a consumer parks | bank, carrier, auditor, `parked-` |
 //! | anything else is the id of a command from outside | nothing: it has no event | order, catalogue, stock, `parked-` |
 //!
 //! "Not later" is by position within a log, and by recorded time from log to log. [`crate::sagas`] judges the sagas (I-8,
@@ -40,7 +40,8 @@ use crate::sagas::{self, Sagas};
 /// Everything that the stores of the shop and of its outside parties have recorded, in the order of positions.
 #[derive(Clone, Debug, Default)]
 pub struct Logs {
-    /// Of each store, by its service: `order`, `inventory`, `payment`, `shipping`, `bank`, `carrier`.
+    /// Of each store, by its service: `order`, `inventory`, `payment`, `shipping`, `bank`, `carrier`, and `auditor` if it is
+    /// to be judged too.
     pub logs: BTreeMap<String, Vec<Recorded>>,
 }
 
@@ -73,8 +74,8 @@ pub(crate) struct Noted<'a> {
     pub(crate) recorded: &'a Recorded,
 }
 
-/// Whose events nobody in the shop causes.
-const OUTSIDE: [&str; 2] = ["bank", "carrier"];
+/// Whose events no single event or command of the shop causes.
+const OUTSIDE: [&str; 3] = ["bank", "carrier", "auditor"];
 /// What a step of a saga goes on under at the carrier, beside its own command id.
 const GOES_ON: [&str; 2] = ["/pick-up", "/delivery"];
 /// Streams of inventory that commands from outside change.

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::customers::{Histories, Seen, Told};
 use crate::ledgers::{banked, carried};
 use crate::tally::{COUNTS, TALLY};
-use crate::world::World;
+use crate::world::{FOR_GOOD, World};
 
 /// The streams that others are told of, by service.
 const PUBLISHED: [(&str, &[&str]); 4] = [
@@ -39,8 +39,6 @@ const LISTENERS: [(&str, &str); 4] =
     [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping"), (TALLY, "order")];
 /// Loops and open connections of a process that has nothing to do.
 const MOST_TASKS: usize = 40;
-/// Whatever may be waited for is waited for: only what is wrong for good counts.
-const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
 
 pub struct Judge {
     world: World,
@@ -141,9 +139,9 @@ impl Judge {
                 open.push(format!("timer {key} of {name} is armed"));
             }
         }
-        for (group, topic) in
-            [("shipping", "order-events"), ("order", "shipping-events"), ("inventory", "shipping-events")]
-        {
+        let topics = PUBLISHED.map(|(name, _)| format!("{name}-events"));
+        let heard = [("shipping", "order-events"), ("order", "shipping-events"), ("inventory", "shipping-events")];
+        for (group, topic) in heard.into_iter().chain(topics.iter().map(|topic| ("auditor", topic.as_str()))) {
             match at_once(self.world.bus.lag(group, topic)) {
                 Ok(0) => {}
                 lag => open.push(format!("{group} is behind on {topic}: {lag:?}")),
@@ -190,6 +188,7 @@ impl Judge {
                 say("I-20", format!("{tasks} tasks are left on {host}, where nothing is under way"));
             }
         }
+        self.hold_the_auditor(&mut say);
         let tally = self.world.databases[COUNTS].truth();
         for stream in at_once(tally.streams("tally-", "", 100_000)).expect("memory can be read") {
             let times = at_once(tally.version(&stream)).expect("memory can be read");
@@ -208,6 +207,28 @@ impl Judge {
             }
         }
         broken
+    }
+
+    /// The auditor was crashed, cut off and told everything twice like everybody else, and has the same in its books.
+    fn hold_the_auditor(&self, say: &mut impl FnMut(&str, String)) {
+        let truth = self.world.databases["auditor"].truth();
+        let written = |stream: &StreamId| -> Option<serde_json::Value> {
+            let last = at_once(truth.version(stream)).expect("memory can be read").checked_sub(1)?;
+            let last = at_once(truth.load(stream, last, 1)).expect("memory can be read").pop()?;
+            serde_json::from_str(&last.event.data).ok()
+        };
+        if let Some(findings) = written(&"findings".into())
+            && findings["findings"]["broken"] != serde_json::json!({})
+        {
+            say("the auditor's books", findings["findings"].to_string());
+        }
+        for (sku, shelf) in self.books.shelves() {
+            let (ours, theirs) = (serde_json::to_value(shelf), written(&format!("shelf-{sku}").as_str().into()));
+            let (ours, theirs) = (ours.unwrap_or_default(), theirs.unwrap_or_default()["shelf"].clone());
+            if ["version", "received", "taken"].iter().any(|field| ours[*field] != theirs[*field]) {
+                say("the auditor's books", format!("{sku} is {theirs} in its books, and {ours} as it was published"));
+            }
+        }
     }
 
     /// Everything that was recorded.

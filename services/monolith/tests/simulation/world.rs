@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use auditor::invariant::Terms;
 use clock::Ids;
 use gateway::{Gateway, Limits};
 use host::Process;
@@ -43,12 +44,15 @@ use crate::tally::{self, COUNTS};
 const PICK_UP: Duration = Duration::from_millis(400);
 const TRANSIT_MS: (u64, u64) = (300, 2_500);
 
+/// Whatever may be waited for is waited for: only what is wrong for good counts.
+pub const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
+
 /// How long a call may be worked on after its deadline (I-13).
 const AFTER_DEADLINE: Duration = Duration::from_millis(50);
 
 /// The services by name, each with how many of it there are.
-pub const REPLICAS: [(&str, usize); 5] =
-    [("gateway", 2), ("order", 2), ("inventory", 2), ("payment", 1), ("shipping", 1)];
+pub const REPLICAS: [(&str, usize); 6] =
+    [("gateway", 2), ("order", 2), ("inventory", 2), ("payment", 1), ("shipping", 1), ("auditor", 1)];
 
 /// The hosts of a service.
 pub fn hosts(service: &str) -> Vec<String> {
@@ -77,10 +81,11 @@ impl World {
         let (faults, time) = (Faults::of(seed, spared.clone()), Time::default());
         let trace = Trace::new(&time);
         let database = |name| (name, Database::new(name, &faults, &time, &trace));
-        let databases = ["order", "inventory", "payment", "shipping", "bank", "carrier", COUNTS].map(database);
+        let services = ["order", "inventory", "payment", "shipping", "auditor"].map(database);
+        let databases = services.into_iter().chain(["bank", "carrier", COUNTS].map(database));
         World {
             seed,
-            databases: databases.into(),
+            databases: databases.collect(),
             bus: Arc::new(Memory::new(mix(&[seed, 1]))),
             faults,
             time,
@@ -165,6 +170,7 @@ impl World {
             "order" => Box::pin(self.order(host)),
             "inventory" => Box::pin(self.inventory(host)),
             "payment" => Box::pin(self.payment(host)),
+            "auditor" => Box::pin(self.auditor(host)),
             _ => Box::pin(self.shipping(host)),
         }
     }
@@ -256,6 +262,13 @@ impl World {
         self.serve(&process, host, services).await
     }
 
+    async fn auditor(&self, host: &str) -> Result<(), String> {
+        let process = self.process(host);
+        let (store, messages) = (self.store(&process, host, "auditor"), self.messages(&process, host));
+        let books = auditor::start(&process, store, &messages, FOR_GOOD, Red::new(&process.metrics, "grpc"));
+        self.serve(&process, host, [("shop.auditor.v1.BookService", books)]).await
+    }
+
     async fn gateway(&self, host: &str) -> Result<(), String> {
         let process = self.process(host);
         let way = |service| self.way(&process, host, service);
@@ -266,6 +279,7 @@ impl World {
             ("shop.messaging.v1.DeadLetterService/order", way("order")),
             ("shop.messaging.v1.DeadLetterService/inventory", way("inventory")),
             ("shop.messaging.v1.DeadLetterService/shipping", way("shipping")),
+            ("shop.auditor.v1.BookService", way("auditor")),
         ];
         tally::listen(&process, self.store(&process, host, COUNTS), &self.messages(&process, host));
         let gateway = Arc::new(Gateway::new(&process, upstreams, Limits::default())?);
