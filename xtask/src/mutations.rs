@@ -84,6 +84,23 @@ const PATTERNS: &[Mutation] = &[
         "dead_letters::tests::a_redrive_while_new_ones_arrive_loses_nothing",
     ),
     mutation(
+        "auditor-hears-nothing",
+        "services/auditor/src/heard.rs",
+        ("                    desk.hear(delivered).await?;", "                    drop(delivered);"),
+        SHOP,
+        "auditing::what_is_wrong_shows_under_its_invariant_with_its_stream",
+    ),
+    mutation(
+        "acknowledged-before-it-is-written",
+        "services/auditor/src/heard.rs",
+        (
+            "                desk.write().await?;\n                acknowledge(member.as_mut(), std::mem::take(&mut ends)).await?;",
+            "                acknowledge(member.as_mut(), std::mem::take(&mut ends)).await?;\n                desk.write().await?;",
+        ),
+        SHOP,
+        "auditing::killed_between_write_and_acknowledgement_it_counts_nothing_twice",
+    ),
+    mutation(
         "operators-leave-no-record",
         "libs/saga/src/react.rs",
         (
