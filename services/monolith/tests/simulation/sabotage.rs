@@ -50,7 +50,7 @@ guarantees! {
     MarkCompared "mark-compared-and-set" ["I-15", "I-14/15", "I-8"],
     CommitId "commit-id-check" ["I-19", "I-3", "I-8"],
     ExpectedVersion "expected-version" ["I-1", "I-5", "I-7", "I-8", "I-9", "F-2", "I-14/15"],
-    UndoFirst "undo-registered-before-the-action" ["I-2", "I-5", "I-14", "I-8", "I-6", "I-17"],
+    UndoFirst "undo-registered-before-the-action" ["I-2", "I-5", "I-14", "I-14/15", "I-8", "I-6", "I-17"],
     UndoUnknown "undo-of-unknown-outcomes" ["I-2", "I-14", "I-8"],
     Intent "intent-before-the-call" ["I-2", "I-17", "I-14/15", "I-6"],
     PivotHolds "pivot-never-compensated-on-timeout" ["I-14", "F-1", "I-2", "I-8"],
