@@ -78,8 +78,6 @@ pub struct Histories {
     pub told: Arc<Mutex<BTreeMap<String, Vec<Told>>>>,
     /// Customers that have come to their end.
     pub done: Arc<AtomicUsize>,
-    /// The keys under which orders were asked for.
-    pub keys: Arc<Mutex<Vec<String>>>,
     /// There is something on the shelves.
     pub open: Arc<AtomicBool>,
     /// Nothing is under way any more: everybody looks once more at what there is.
@@ -216,7 +214,6 @@ impl Person {
         });
         let (body, name, wait) = (body.to_string(), self.name.clone(), format!("wait={}", self.chance.below(2)));
         let headers = [("Idempotency-Key", key), ("X-Customer-Id", name.as_str()), ("Prefer", wait.as_str())];
-        self.histories.keys.lock().unwrap().push(key.to_owned());
         if self.chance.one_in(8) {
             // Sent and left: it may have arrived.
             self.histories.count("abandoned requests");

@@ -300,7 +300,6 @@ fn hold(customer: &str, told: &[Told], orders: &BTreeMap<String, Order>, say: &m
     let mut by_key: BTreeMap<&str, &str> = BTreeMap::new();
     let mut versions: BTreeMap<&str, i64> = BTreeMap::new();
     let mut promised: BTreeSet<&str> = BTreeSet::new();
-    let mut asked: BTreeSet<&str> = BTreeSet::new();
     for one in told {
         let seen = match one {
             Told::Placed { key, order } => {
@@ -314,7 +313,6 @@ fn hold(customer: &str, told: &[Told], orders: &BTreeMap<String, Order>, say: &m
                 continue;
             }
             Told::CancelAccepted(order) => {
-                asked.insert(&order.order_id);
                 if ["ORDER_STATUS_PLACED", "ORDER_STATUS_CANCELLED"].contains(&order.status.as_str()) {
                     promised.insert(&order.order_id);
                 }

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use host::Process;
 use host::transport::Transport;
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use messaging::{Bus, BusError, Delivered, Message, Messages, Offset, Partition, Subscription, Without};
 use payment::payment::Charge;
 use serde_json::Value;
@@ -148,8 +149,6 @@ impl Sabotage {
         charge
     }
 }
-
-use http_body_util::BodyExt;
 
 /// A store that breaks a promise.
 struct Saboteur {
