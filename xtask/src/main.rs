@@ -4,10 +4,14 @@
 
 mod api;
 mod bench;
+mod infra;
 mod mutants;
 mod mutations;
+mod packages;
+mod processes;
 mod proto;
 mod python;
+mod servers;
 mod shop;
 mod simulate;
 mod steps;
@@ -33,6 +37,12 @@ cargo xtask simulate --trace SEED [--spare FAULTS] [--without GUARANTEE]
 cargo xtask simulate --without all|GUARANTEE
     Takes guarantees away, one at a time, and shows which seed missed it and what broke.
 
+cargo xtask infra up|down|status|reset|kill [--only SERVER,...] [--local] [--home DIR] [--ports FIRST]
+    The real servers, for the shop's processes and for tests: Postgres, Redis, Kafka and Elasticsearch. In containers where
+    Docker answers, otherwise (or with --local) as local processes, whose programs are fetched once. They listen on the
+    loopback address; `down` keeps their data, `reset` forgets it, `kill` is a crash. With --home and --ports they are a
+    second set beside the first.
+
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
 
@@ -56,6 +66,7 @@ fn main() -> ExitCode {
         ["test"] => steps::test(&Cargo::of_this_run()),
         ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
         ["simulate", rest @ ..] => simulate::run(&Cargo::of_this_run(), rest),
+        ["infra", rest @ ..] => infra::run(&Cargo::of_this_run(), rest),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),
         ["mutants"] => mutants::run(&Cargo::of_this_run(), ""),
         ["mutants", word] => mutants::run(&Cargo::of_this_run(), word),
