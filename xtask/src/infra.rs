@@ -136,6 +136,26 @@ impl Infra {
         Ok(())
     }
 
+    /// What a process of a service is told of them: names and values of environment variables.
+    pub(crate) fn of_service(&self, service: &str) -> Vec<(&'static str, String)> {
+        let place = &self.place;
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let database = |name: &str| format!("postgres://{name}:{name}@{}/{name}", at(place.postgres()));
+        vec![
+            ("JANGTEO_POSTGRES", database(service)),
+            ("JANGTEO_BANK_POSTGRES", database("bank")),
+            ("JANGTEO_CARRIER_POSTGRES", database("carrier")),
+            ("JANGTEO_KAFKA", at(place.kafka())),
+            ("JANGTEO_REDIS", format!("redis://{}", at(place.redis()))),
+            ("JANGTEO_ELASTICSEARCH", format!("http://{}", at(place.elasticsearch()))),
+        ]
+    }
+
+    /// Whether all of them answer.
+    pub(crate) fn are_up(&self) -> bool {
+        Server::ALL.into_iter().all(|server| self.place.answers(server))
+    }
+
     fn processes_up(&self, only: &[Server]) -> Result<(), Failed> {
         packages::install(&self.place)?;
         thread::scope(|scope| {

@@ -4,6 +4,7 @@
 
 mod api;
 mod bench;
+mod fleet;
 mod infra;
 mod mutants;
 mod mutations;
@@ -43,6 +44,12 @@ cargo xtask infra up|down|status|reset|kill [--only SERVER,...] [--local] [--hom
     loopback address; `down` keeps their data, `reset` forgets it, `kill` is a crash. With --home and --ports they are a
     second set beside the first.
 
+cargo xtask up [--replicas order=2,...] [--release] [--pace-ms MS]
+    The shop as processes of its own, one per service and replica, on the real servers, which are brought up if they are not.
+    Says where it is open and where the logs are. With --pace-ms parcels are picked up and arrive after so long.
+cargo xtask down
+    Stops what `up` started, and nothing else.
+
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
 
@@ -66,6 +73,8 @@ fn main() -> ExitCode {
         ["test"] => steps::test(&Cargo::of_this_run()),
         ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
         ["simulate", rest @ ..] => simulate::run(&Cargo::of_this_run(), rest),
+        ["up", rest @ ..] => fleet::up(&Cargo::of_this_run(), rest),
+        ["down"] => fleet::down(&Cargo::of_this_run()),
         ["infra", rest @ ..] => infra::run(&Cargo::of_this_run(), rest),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),
         ["mutants"] => mutants::run(&Cargo::of_this_run(), ""),

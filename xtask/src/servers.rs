@@ -119,7 +119,8 @@ impl Place {
         self.process(server).stop(server.ends_by())
     }
 
-    fn answers(&self, server: Server) -> bool {
+    /// Whether it answers, wherever it runs.
+    pub(crate) fn answers(&self, server: Server) -> bool {
         match server {
             Server::Redis => said(self.redis(), "PING\r\n").starts_with("+PONG"),
             Server::Postgres => {
