@@ -31,6 +31,7 @@ mod contract_log;
 pub mod folded;
 pub mod fsync;
 pub mod hot;
+mod leases;
 pub mod memory;
 pub mod seal;
 pub mod sqlite;
@@ -374,6 +375,13 @@ pub trait Store: Send + Sync + 'static {
     /// Claims up to `limit` due timers, earliest first: in one conditional update each is re-armed to `lease` from now,
     /// so that one claimer acts on it per lease, and another does if this one dies.
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError>;
+
+    /// Takes the lease `name` for `holder` until `length` from now, or renews it; whether `holder` has it. It has not while
+    /// somebody else's runs, by the store's clock; a length of zero gives it back.
+    ///
+    /// It saves replicas the work of one another, and guards nothing: who has it may be stopped, and act after it ran out.
+    /// What must not be done twice moves a mark.
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError>;
 
     /// How many timers are armed, due or not.
     async fn armed(&self) -> Result<u64, ReadError>;
