@@ -27,6 +27,7 @@ use host::transport::Transport;
 use messaging::kafka::Kafka;
 use messaging::{Bus, Messages};
 use search::Index;
+use search::elastic::Elastic;
 use search::fts::Fts;
 use store::Store;
 use store::postgres::Postgres;
@@ -128,11 +129,11 @@ impl Search {
     ///
     /// # Errors
     /// If the address is malformed.
-    pub fn index(&self, _name: &'static str) -> anyhow::Result<Arc<dyn Index>> {
-        match &self.elasticsearch {
-            None => Ok(Arc::new(Fts::in_memory())),
-            Some(_) => Err(anyhow!("Elasticsearch is not supported yet")),
-        }
+    pub fn index(&self, name: &str) -> anyhow::Result<Arc<dyn Index>> {
+        Ok(match &self.elasticsearch {
+            None => Arc::new(Fts::in_memory()),
+            Some(url) => Arc::new(Elastic::new(url, &format!("jangteo-{name}"))?),
+        })
     }
 }
 
