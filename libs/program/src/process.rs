@@ -16,7 +16,7 @@
 //! It listens on one port, without TLS.
 use std::future::Future;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -34,7 +34,8 @@ use host::transport::Transport;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use telemetry::logs::{self, Format};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Status;
 use tonic::body::Body;
@@ -51,6 +52,8 @@ pub const NOT_OPENED: u8 = 1;
 /// How a process ends whose work did not come to its end in [`DRAIN`]. Nothing is lost: it goes on at the next start.
 pub const CUT_OFF: u8 = 3;
 
+/// How long a process may take to say whether it is ready.
+const CHECK: Duration = Duration::from_secs(3);
 /// The part of the name under which a process says that it is not open.
 const PART: &str = "process";
 
@@ -64,6 +67,10 @@ pub struct Settings {
     /// Log lines as JSON, one object a line
     #[arg(long, env = "JANGTEO_LOG_JSON")]
     pub log_json: bool,
+
+    /// Ask the process that listens there whether it is ready, and end with 0 if it is, with 1 and what is missing if not
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// An answer, once it is known.
@@ -107,6 +114,9 @@ where
     F: FnOnce(Process, SocketAddr) -> O,
     O: Future<Output = anyhow::Result<Opened>>,
 {
+    if settings.check {
+        return on_a_runtime(check(address));
+    }
     on_a_runtime(serve(settings, address, open))
 }
 
@@ -121,6 +131,26 @@ pub fn on_a_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> Exi
         let _ = writeln!(std::io::stderr(), "error: {why:#}");
         ExitCode::from(NOT_OPENED)
     })
+}
+
+/// Asks a process on this machine whether it is ready.
+async fn check(address: SocketAddr) -> anyhow::Result<ExitCode> {
+    // A process that listens everywhere is asked at home.
+    let host = if address.ip().is_unspecified() { IpAddr::from([127, 0, 0, 1]) } else { address.ip() };
+    let address = SocketAddr::new(host, address.port());
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map(|_| answer)
+    };
+    let answer =
+        tokio::time::timeout(CHECK, asked).await.with_context(|| format!("{address} does not answer in time"))?;
+    let answer = answer.with_context(|| format!("{address} does not answer"))?;
+    match answer.split_once("\r\n\r\n") {
+        Some((head, _)) if head.starts_with("HTTP/1.1 200 ") => Ok(ExitCode::SUCCESS),
+        _ => Err(anyhow!("{address} is not ready: {answer}")),
+    }
 }
 
 async fn serve<F, O>(settings: &Settings, address: SocketAddr, open: F) -> anyhow::Result<ExitCode>

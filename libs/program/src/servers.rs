@@ -130,7 +130,8 @@ impl Search {
     /// # Errors
     /// If the address is malformed.
     pub fn index(&self, name: &str) -> anyhow::Result<Arc<dyn Index>> {
-        Ok(match &self.elasticsearch {
+        // Where the setting is there and empty, as composed settings have it, there is none.
+        Ok(match self.elasticsearch.as_ref().filter(|url| !url.is_empty()) {
             None => Arc::new(Fts::in_memory()),
             Some(url) => Arc::new(Elastic::new(url, &format!("jangteo-{name}"))?),
         })
