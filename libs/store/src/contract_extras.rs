@@ -73,9 +73,12 @@ pub(crate) async fn two_claimers_share_nothing(subject: &Subject) {
     subject.clock.set(START.after(SECOND * 99));
     assert_eq!(subject.store.claim_due(SECOND, 0).await, Ok(vec![]));
     let (one, two) = futures::join!(subject.store.claim_due(SECOND, 7), subject.store.claim_due(SECOND, 7));
-    let (one, two) = (one.unwrap(), two.unwrap());
-    let (first, second) = if one[0] == keys[0] { (one, two) } else { (two, one) };
-    assert_eq!((first, second), (keys[..7].to_vec(), keys[7..14].to_vec()), "earliest first");
+    let place = |key: String| keys.iter().position(|other| *other == key).unwrap();
+    let [one, two] = [one, two].map(|claimed| claimed.unwrap().into_iter().map(place).collect::<Vec<_>>());
+    assert!(one.is_sorted() && two.is_sorted(), "earliest first: {one:?} {two:?}");
+    let mut both = [one, two].concat();
+    both.sort_unstable();
+    assert!(both.iter().copied().eq(0..14), "the earliest, and each once: {both:?}");
     assert_eq!(subject.store.claim_due(SECOND, 99).await.unwrap(), keys[14..]);
 }
 

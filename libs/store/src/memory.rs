@@ -193,7 +193,7 @@ impl State {
             }
         }
         self.event_ids.extend(fresh);
-        let now = self.log.last().map_or(now, |last| last.timestamp.max(now));
+        let now = self.not_before(&commit.appends, now);
         let versions = commit.appends.into_iter().map(|append| self.append(append, &commit.meta, now)).collect();
         for timer in commit.timers {
             match timer {
@@ -204,6 +204,13 @@ impl State {
         self.marks.extend(commit.marks.into_iter().map(|MarkMove { name, to, .. }| (name, to)));
         self.replies.insert(commit.id, commit.reply);
         Ok(versions)
+    }
+
+    /// `now`, or the latest time that is recorded in the streams which grow.
+    fn not_before(&self, appends: &[Append], now: Timestamp) -> Timestamp {
+        let growing = appends.iter().filter(|append| !append.events.is_empty());
+        let last = growing.filter_map(|append| self.streams.get(&append.stream.0)?.last());
+        last.map(|place| self.log[*place].timestamp).fold(now, Timestamp::max)
     }
 
     fn append(&mut self, append: Append, meta: &Meta, timestamp: Timestamp) -> Version {
