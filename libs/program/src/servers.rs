@@ -24,7 +24,7 @@ use clap::Args;
 use host::Process;
 use host::replicas;
 use host::transport::Transport;
-use messaging::kafka::Kafka;
+use messaging::kafka::{self, Kafka};
 use messaging::{Bus, Messages};
 use search::Index;
 use search::elastic::Elastic;
@@ -53,6 +53,10 @@ pub struct Servers {
     #[arg(long, env = "JANGTEO_KAFKA", value_name = "HOSTS")]
     kafka: String,
 
+    /// In how many places each topic is kept that this service makes; with three, a broker may be away
+    #[arg(long, env = "JANGTEO_KAFKA_REPLICAS", default_value_t = 1, value_name = "N")]
+    kafka_replicas: u16,
+
     /// Folder for the seals of the log, which must exist; each replica keeps its own. Without one the log is not sealed
     #[arg(long, env = "JANGTEO_SEALS", value_name = "DIR")]
     seals: Option<PathBuf>,
@@ -80,7 +84,9 @@ impl Servers {
     /// # Errors
     /// If the brokers' addresses are malformed.
     pub fn messages(&self, process: &Process) -> anyhow::Result<Messages> {
-        let bus: Arc<dyn Bus> = Arc::new(Kafka::new(&self.kafka).map_err(|why| anyhow!("{why}"))?);
+        let settings =
+            kafka::Settings { servers: self.kafka.clone(), prefix: String::new(), replicas: self.kafka_replicas };
+        let bus: Arc<dyn Bus> = Arc::new(Kafka::new(&settings)?);
         Ok(Messages::new(process, bus))
     }
 }

@@ -166,7 +166,7 @@ impl Client {
             "category": "tests", "unit_price": product.unit_price, "currency": "KRW",
         });
         let added = self.act("/v1/products", &body).await;
-        assert_eq!(added.status, StatusCode::OK, "{added:?}");
+        assert_eq!(added.status, StatusCode::CREATED, "{added:?}");
         let received = self.act(&format!("/v1/products/{}:receive", product.sku), &json!({"quantity": pieces})).await;
         assert_eq!(received.status, StatusCode::OK, "{received:?}");
         product
@@ -174,9 +174,18 @@ impl Client {
 
     /// Asks until an answer fits.
     pub async fn until(&self, path: &str, fits: impl Fn(&Answer) -> bool) -> Answer {
+        self.until_it(path, async || self.get(path).await, fits).await
+    }
+
+    /// Asks as an operator until an answer fits.
+    pub async fn until_looked(&self, path: &str, fits: impl Fn(&Answer) -> bool) -> Answer {
+        self.until_it(path, async || self.look(path).await, fits).await
+    }
+
+    async fn until_it(&self, path: &str, ask: impl AsyncFn() -> Answer, fits: impl Fn(&Answer) -> bool) -> Answer {
         let started = Instant::now();
         loop {
-            let answer = self.get(path).await;
+            let answer = ask().await;
             if fits(&answer) {
                 return answer;
             }
