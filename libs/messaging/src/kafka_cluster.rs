@@ -147,16 +147,12 @@ impl Voice {
 impl ClientContext for Voice {
     fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
         use RDKafkaLogLevel as Level;
-        let grave = matches!(level, Level::Emerg | Level::Alert | Level::Critical);
-        if grave || matches!(level, Level::Error) || kind == "FAIL" {
+        let trouble = matches!(level, Level::Emerg | Level::Alert | Level::Critical | Level::Error);
+        if trouble || kind == "FAIL" {
             self.trouble(line);
         }
-        let Some(left_out) = self.may_say(kind) else { return };
-        match level {
-            _ if grave => tracing::error!(kind, left_out, "librdkafka: {line}"),
-            // Whoever asked is told what comes of it; a broker that is restarted is no error.
-            Level::Error | Level::Warning => tracing::warn!(kind, left_out, "librdkafka: {line}"),
-            _ => tracing::debug!(kind, left_out, "librdkafka: {line}"),
+        if let Some(left_out) = self.may_say(kind) {
+            say(level, kind, left_out, line);
         }
     }
 
@@ -168,3 +164,13 @@ impl ClientContext for Voice {
 }
 
 impl ConsumerContext for Voice {}
+
+fn say(level: RDKafkaLogLevel, kind: &str, left_out: u64, line: &str) {
+    use RDKafkaLogLevel as Level;
+    match level {
+        Level::Emerg | Level::Alert | Level::Critical => tracing::error!(kind, left_out, "librdkafka: {line}"),
+        // Whoever asked is told what comes of it; a broker that is restarted is no error.
+        Level::Error | Level::Warning => tracing::warn!(kind, left_out, "librdkafka: {line}"),
+        _ => tracing::debug!(kind, left_out, "librdkafka: {line}"),
+    }
+}
