@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::Process;
+use lab::Point;
 use prost::Name;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 
@@ -211,6 +212,7 @@ impl Relay {
         let (count, mut cursor) = (messages.len(), Cursor { reached: end, ..cursor });
         if count > 0 {
             self.bus.publish(&self.topic, messages).await?;
+            lab::reached(Point::Published);
             cursor.published = end;
         }
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.

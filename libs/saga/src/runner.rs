@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use host::Process;
+use lab::Point;
 use prometheus::{Counter, CounterVec};
 use store::folded::{self, Folded, persist, unreadable};
 use store::timers::{self, Due};
@@ -200,11 +201,13 @@ impl Runner {
                 return self.0.owner.ended(&after.state, end);
             }
             let Some(command) = send else { return };
+            lab::reached(Point::StepCommitted);
             let outcome =
                 match tokio::time::timeout(command.timeout, self.0.participants.send(&after.state, &command)).await {
                     Ok(outcome) => outcome,
                     Err(_) => Outcome::Unknown("no answer in time".to_owned()),
                 };
+            lab::reached(Point::StepAnswered);
             log(&command, &outcome);
             let reply = Input::Reply { command_id: command.id, tries: command.tries, outcome };
             match self.apply(&stream, after, &reply).await {

@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lab::Point;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
@@ -90,6 +91,7 @@ impl Sequencer {
                 None => self.address.connect().await.map_err(|why| why.to_string())?,
             };
             let late = |_| format!("it took more than {} s", LIMIT.as_secs());
+            lab::reached(Point::Appended);
             let count = timeout(LIMIT, number(&mut db)).await.map_err(late)?.map_err(|why| why.to_string())?;
             if count > 0 {
                 self.growth.send_replace(());

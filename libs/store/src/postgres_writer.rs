@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Timestamp};
+use lab::Point;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -202,6 +203,7 @@ impl Writer {
             self.db = Some(db);
         }
         let (answers, appended) = answers?;
+        lab::reached(Point::Committed);
         if appended {
             self.appended.notify_one();
         }
@@ -246,6 +248,7 @@ async fn transaction(
         return Ok((answers, false));
     }
     write(&mut transaction, &batch).await?;
+    lab::reached(Point::Written);
     // Danger: from here on nobody knows, whatever the error is.
     transaction.commit().await.map_err(|why| Broken::Lost(why.to_string()))?;
     Ok((answers, !batch.events.ids.is_empty()))
