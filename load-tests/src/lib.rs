@@ -2,6 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `appends` | commits to PostgreSQL, and single rows beside them (with the feature `infra`) |
 //! | [`saga`] | the saga engine alone, in this process |
 //! | [`checkout`] | a whole checkout over HTTP, the edge alone, the start of an empty shop |
 //! | [`facts`] | what is published and found beside the requests |
@@ -20,6 +21,8 @@
 //! Server and load share one machine: a figure is a lower bound for a server of its own, and comparable only with figures
 //! of the same machine at rest.
 
+#[cfg(feature = "infra")]
+pub mod appends;
 pub mod chance;
 pub mod checkout;
 pub mod connection;

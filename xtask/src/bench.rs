@@ -5,16 +5,19 @@ use std::path::Path;
 use crate::steps::{Cargo, Failed, judge};
 
 /// What can be measured.
-pub(crate) const KINDS: [&str; 5] = ["saga", "checkout", "fulfilment", "facts", "flat"];
+pub(crate) const KINDS: [&str; 6] = ["saga", "checkout", "fulfilment", "facts", "flat", "appends"];
 /// What is measured in the measuring program itself.
-const INSIDE: [&str; 2] = ["saga", "facts"];
+const INSIDE: [&str; 3] = ["saga", "facts", "appends"];
+/// What needs the clients of real servers.
+const INFRA: [&str; 1] = ["appends"];
 const LAST_LINES: usize = 10;
 
 /// Measures one of [`KINDS`], with arguments that go on as they are.
 pub(crate) fn run(cargo: &Cargo, kind: &str, arguments: &[&str]) -> Result<(), Failed> {
     // Everything else is asked of a server.
     let server: &[&str] = if INSIDE.contains(&kind) { &[] } else { &["--package", "monolith"] };
-    cargo.step(&[&["build", "--release", "--package", "load-tests"], server].concat())?;
+    let infra: &[&str] = if INFRA.contains(&kind) { &["--features", "load-tests/infra"] } else { &[] };
+    cargo.step(&[&["build", "--release", "--package", "load-tests"], server, infra].concat())?;
 
     let target = cargo.target()?;
     let program = target.join("release").join("load-tests");

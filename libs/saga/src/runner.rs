@@ -305,8 +305,12 @@ fn log(command: &Command, outcome: &Outcome) {
     match outcome {
         Outcome::Accepted(_) => tracing::info!(action, "step accepted"),
         Outcome::Refused(refusal) => tracing::info!(action, reason = refusal.reason, "step refused"),
-        Outcome::Unknown(why) => tracing::warn!(action, tries, why, "step unanswered"),
+        Outcome::Unknown(why) => warn(command, why, "step unanswered"),
         Outcome::InProgress => tracing::info!(action, tries, "step in progress"),
-        Outcome::NotSent(why) => tracing::warn!(action, tries, why, "step not sent"),
+        Outcome::NotSent(why) => warn(command, why, "step not sent"),
     }
+}
+
+fn warn(Command { action, tries, .. }: &Command, why: &str, what: &'static str) {
+    tracing::warn!(action, tries, why, "{what}");
 }

@@ -29,6 +29,8 @@ use crate::postgres_schema::{Address, CONNECT};
 
 /// How long a sequencer waits for something to be appended before it looks whether somebody else's is left over.
 pub(crate) const POLL: Duration = Duration::from_secs(1);
+/// A listener that hears nothing for so long connects anew: a server that is gone says nothing either.
+const QUIET: Duration = Duration::from_secs(60);
 /// Most events numbered in one transaction.
 const BATCH: u64 = 1_000;
 /// Longest transaction; longer than each of its statements may take.
@@ -128,7 +130,7 @@ pub(crate) async fn listen(address: Address, id: Uuid, growth: watch::Sender<()>
         {
             // What was told while nobody listened is not told again.
             growth.send_replace(());
-            while let Ok(Some(told)) = listener.try_recv().await {
+            while let Ok(Ok(Some(told))) = timeout(QUIET, listener.try_recv()).await {
                 if told.payload() != own {
                     growth.send_replace(());
                 }
