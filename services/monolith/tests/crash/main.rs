@@ -95,11 +95,12 @@ async fn judge(history: &History, stores: &Stores) {
     let (started, clock) = (Instant::now(), SystemClock);
     loop {
         let findings = audit::findings(stores, clock.now()).await;
-        if findings.is_empty() {
+        let armed = books::armed(stores).await;
+        if findings.is_empty() && armed == 0 {
             break;
         }
         // What was taken in last is acknowledged, and marked, some moments later.
-        assert!(started.elapsed() < Duration::from_secs(30), "{findings:#?}");
+        assert!(started.elapsed() < Duration::from_secs(30), "{armed} timers are armed, and {findings:#?}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     assert_eq!(books::open_sagas(stores).await, Vec::<String>::new());
