@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::FutureExt;
 use futures::future::join_all;
 
-use crate::contract::{Subject, acknowledge, malformed, message, number, numbers, soon, take, waits};
+use crate::contract::{Seen, Subject, acknowledge, malformed, message, number, numbers, soon, take, waits};
 use crate::{MAX_HEADERS, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PARTITIONS, MAX_PAYLOAD_BYTES, Message};
 
 pub(crate) async fn keys_keep_their_order_whatever_the_batches(subject: &Subject) {
@@ -101,7 +101,9 @@ pub(crate) async fn a_topic_keeps_its_number_of_partitions(subject: &Subject) {
         assert_eq!(bus.create(&name, 1).await, Err(malformed(&why("topic"))));
         assert_eq!(bus.subscribe(&name, &["t"]).await.err(), Some(malformed(&why("group"))));
     }
-    assert_eq!(bus.create(&"x".repeat(MAX_NAME_BYTES), MAX_PARTITIONS).await, Ok(()));
+    // So many are as many folders on a broker that others use too.
+    let most = if subject.delay.is_zero() { MAX_PARTITIONS } else { 1 };
+    assert_eq!(bus.create(&"x".repeat(MAX_NAME_BYTES), most).await, Ok(()));
 }
 
 pub(crate) async fn what_no_bus_takes_is_refused_and_nothing_kept(subject: &Subject) {
@@ -115,6 +117,7 @@ pub(crate) async fn what_no_bus_takes_is_refused_and_nothing_kept(subject: &Subj
         Message { headers: vec![header; MAX_HEADERS.0 + 1], ..good.clone() },
         Message { headers: vec![(long.clone(), String::new())], ..good.clone() },
         Message { headers: vec![(String::new(), long)], ..good.clone() },
+        Message { headers: vec![("a\0b".into(), String::new())], ..good.clone() },
         Message { payload: vec![0; MAX_PAYLOAD_BYTES + 1], ..good.clone() },
     ];
     for bad in bad {
@@ -154,7 +157,7 @@ pub(crate) async fn next_waits_until_something_is_published(subject: &Subject) {
 pub(crate) async fn dropping_next_loses_nothing(subject: &Subject) {
     subject.filled(2, 5, 0).await;
     let mut sub = subject.subscribe("g").await;
-    let mut seen = crate::contract::Seen::default();
+    let mut seen = Seen::default();
     for n in 0..50 {
         // Polled before there is anything, and dropped after there is.
         let mut waiting = sub.next(9);
@@ -184,7 +187,7 @@ pub(crate) async fn ten_thousand_arrive_in_order(subject: &Subject) {
     let ((), taken) = tokio::join!(publish, take(&mut sub, 10_000, 500));
     assert_eq!(taken.iter().map(number).collect::<BTreeSet<_>>().len(), 10_000);
     assert!(acknowledge(&mut sub, &taken).await.values().all(Result::is_ok));
-    assert_eq!(subject.lag("g").await, 0);
+    subject.left("g", 0).await;
 }
 
 pub(crate) async fn concurrent_publishers_lose_nothing(subject: &Subject) {
@@ -207,6 +210,16 @@ pub(crate) async fn concurrent_publishers_lose_nothing(subject: &Subject) {
 pub(crate) async fn a_small_limit_starves_no_partition(subject: &Subject) {
     subject.filled(4, 40, 400).await;
     let mut sub = subject.subscribe("g").await;
-    let first: BTreeSet<u32> = take(&mut sub, 8, 1).await.iter().map(|one| one.partition).collect();
-    assert_eq!(first, BTreeSet::from([0, 1, 2, 3]));
+    // What comes from elsewhere may come partition by partition; once it is there, all are served in turn.
+    let most = if subject.delay.is_zero() { 8 } else { 300 };
+    let mut seen = Seen::default();
+    loop {
+        seen.add(soon(sub.next(1)).await.unwrap());
+        let recent: BTreeSet<u32> = seen.all.iter().rev().take(8).map(|one| one.partition).collect();
+        if recent == BTreeSet::from([0, 1, 2, 3]) {
+            break;
+        }
+        assert!(seen.all.len() < most, "{recent:?} alone are served");
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
 }

@@ -19,7 +19,8 @@
 //! | [`envelope`] | a message as everybody reads it: CloudEvents attributes, and the fact as protobuf |
 //! | [`memory`] | the bus at its simplest and its worst: it duplicates, delays and reorders on purpose |
 //! | [`sqlite`] | the embedded bus, on a file |
-//! | `ledger.rs` | topics, groups and who has which partition, for both |
+//! | `kafka.rs` (feature `infra`) | the bus between processes; its parts are listed there |
+//! | `ledger.rs` | topics, groups and who has which partition, for the first two |
 //! | `sqlite_file.rs`, `sqlite_writer.rs` | the embedded bus's tables, and the one thread that writes them |
 //!
 //! [`Bus`] is the port, written from what Kafka promises: topics of partitions, order within a key, groups that share the
@@ -40,6 +41,20 @@ mod contract_messages;
 pub mod dead_letters;
 pub mod envelope;
 pub mod grpc;
+#[cfg(feature = "infra")]
+pub mod kafka;
+#[cfg(feature = "infra")]
+mod kafka_cluster;
+#[cfg(feature = "infra")]
+mod kafka_looks;
+#[cfg(feature = "infra")]
+mod kafka_poller;
+#[cfg(feature = "infra")]
+mod kafka_producer;
+#[cfg(feature = "infra")]
+mod kafka_subscription;
+#[cfg(feature = "infra")]
+mod kafka_topics;
 mod ledger;
 pub mod memory;
 pub mod meters;
@@ -59,7 +74,7 @@ use host::Process;
 pub struct Message {
     /// What keeps its order: messages with equal keys go to one partition.
     pub key: String,
-    /// Attributes, by name.
+    /// Attributes, by name. A name has no NUL.
     pub headers: Vec<(String, String)>,
     /// The fact.
     pub payload: Vec<u8>,
@@ -146,8 +161,9 @@ pub trait Bus: Send + Sync + 'static {
     /// MALFORMED if it exists with another number of partitions: keys would move, and their order be lost.
     async fn create(&self, topic: &str, partitions: Partition) -> Result<(), BusError>;
 
-    /// Publishes messages in order, and returns when all are kept. If it fails, a prefix of them may be kept, and nothing
-    /// after it: whoever repeats from any point before the failure keeps the order of every key.
+    /// Publishes messages in order, and returns when all are kept. If it fails, or its future is dropped, each partition may
+    /// keep a prefix of what was to go there, and nothing after it: whoever repeats from any point before the failure keeps the
+    /// order of every key.
     async fn publish(&self, topic: &str, messages: Vec<Message>) -> Result<(), BusError>;
 
     /// Joins a group that listens to topics. The partitions are shared among the members of the group that are alive; a
@@ -157,7 +173,7 @@ pub trait Bus: Send + Sync + 'static {
     /// The last message of each partition that has one, in the order of the partitions.
     async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError>;
 
-    /// How many messages of the topic the group has not acknowledged.
+    /// How many messages of the topic the group has not acknowledged. What was acknowledged may show in it a moment later.
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError>;
 }
 
@@ -200,6 +216,9 @@ impl Message {
         {
             let shown: String = name.chars().take(40).collect();
             return Err(format!("a header's name and value have at most {longest} bytes; {shown} has more"));
+        }
+        if self.headers.iter().any(|(name, _)| name.contains('\0')) {
+            return Err("a header's name has no NUL".to_owned());
         }
         if self.payload.len() > MAX_PAYLOAD_BYTES {
             return Err(format!("a payload has at most {MAX_PAYLOAD_BYTES} bytes, not {}", self.payload.len()));

@@ -1,0 +1,242 @@
+//! Looks at what is on the brokers, without taking part in anything.
+//!
+//! # Problem
+//! How far a topic and a group are is only known to the brokers, and librdkafka asks them with calls that block.
+//!
+//! # Pattern
+//! A client beside the others that only reads, on the runtime's threads for blocking work, with a time limit on every question.
+//!
+//! # Here
+//! How many partitions a topic has never changes, so it is asked once. What a group committed is asked by a client of that
+//! group which never joins it; one is kept per group, since a connection costs more than the question.
+//!
+//! # Limits
+//! The clients of at most [`GROUPS`] groups are kept. A topic that was deleted is noticed when something fails.
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::{Offset as At, TopicPartitionList};
+use tokio::time::Instant;
+
+use crate::kafka_cluster::{Cluster, PATIENCE, Voice, lock};
+use crate::{BusError, Delivered, Message, Offset, Partition};
+
+/// The clients of at most so many groups are kept.
+const GROUPS: usize = 8;
+/// The group of those who ask about no group.
+const NOBODY: &str = "looking";
+
+type Looker = BaseConsumer<Voice>;
+
+/// Looks, and what they have shown.
+pub(crate) struct Looks {
+    cluster: Cluster,
+    /// By group, as it is called on the brokers.
+    lookers: Mutex<BTreeMap<String, Arc<Looker>>>,
+    topics: Mutex<BTreeMap<String, Partition>>,
+}
+
+impl Looks {
+    pub(crate) fn new(cluster: Cluster) -> Looks {
+        Looks { cluster, lookers: Mutex::default(), topics: Mutex::default() }
+    }
+
+    /// How many partitions a topic has.
+    ///
+    /// # Errors
+    /// MALFORMED if it does not exist.
+    pub(crate) async fn partitions(self: &Arc<Self>, topic: &str) -> Result<Partition, BusError> {
+        if let Some(partitions) = lock(&self.topics).get(topic) {
+            return Ok(*partitions);
+        }
+        let unknown = || BusError::Malformed(format!("topic {topic} does not exist"));
+        self.find(topic).await?.ok_or_else(unknown)
+    }
+
+    /// How many partitions a topic has, if it exists.
+    pub(crate) async fn find(self: &Arc<Self>, topic: &str) -> Result<Option<Partition>, BusError> {
+        self.cluster.check_topic(topic)?;
+        let (looks, name) = (self.clone(), topic.to_owned());
+        blocking(move || looks.find_now(&name)).await
+    }
+
+    /// What was known of a topic is in doubt: something failed that rests on it.
+    pub(crate) fn doubt(&self, topic: &str) {
+        lock(&self.topics).remove(topic);
+    }
+
+    /// How many messages of a topic a group has not committed.
+    pub(crate) async fn lag(self: &Arc<Self>, group: &str, topic: &str) -> Result<u64, BusError> {
+        let partitions = self.partitions(topic).await?;
+        let (looks, group, name) = (self.clone(), group.to_owned(), topic.to_owned());
+        let lag = blocking(move || looks.lag_now(&group, &name, partitions)).await;
+        lag.inspect_err(|_| self.doubt(topic))
+    }
+
+    /// The last message of each partition of a topic that has one.
+    pub(crate) async fn latest(self: &Arc<Self>, topic: &str) -> Result<Vec<Delivered>, BusError> {
+        let partitions = self.partitions(topic).await?;
+        let (looks, name) = (self.clone(), topic.to_owned());
+        let latest = blocking(move || looks.latest_now(&name, partitions)).await;
+        latest.inspect_err(|_| self.doubt(topic))
+    }
+
+    fn client(&self, group: &str) -> Result<Looker, BusError> {
+        let mut settings = self.cluster.settings();
+        settings.set("group.id", group).set("enable.auto.commit", "false");
+        let failed = |why| self.cluster.unavailable("no client can be made", &why, &Voice::default());
+        Looker::from_config_and_context(&settings, Voice::default()).map_err(failed)
+    }
+
+    fn looker(&self, group: &str) -> Result<Arc<Looker>, BusError> {
+        let group = self.cluster.there(group);
+        let mut lookers = lock(&self.lookers);
+        let looker = match lookers.get(&group) {
+            Some(looker) => looker.clone(),
+            None => Arc::new(self.client(&group)?),
+        };
+        if lookers.len() >= GROUPS && !lookers.contains_key(&group) {
+            lookers.pop_first();
+        }
+        lookers.insert(group, looker.clone());
+        // What it was told and nobody asked about would be kept for ever.
+        while looker.poll(Duration::ZERO).is_some() {}
+        Ok(looker)
+    }
+
+    fn find_now(&self, topic: &str) -> Result<Option<Partition>, BusError> {
+        let looker = self.looker(NOBODY)?;
+        let failed =
+            |why: &dyn std::fmt::Display| self.cluster.unavailable(&format!("topic {topic}"), &why, looker.context());
+        let metadata = looker.fetch_metadata(Some(&self.cluster.there(topic)), PATIENCE);
+        let silent = |why| failed(&format_args!("{why}; no broker answers there, or only one that expects TLS"));
+        let metadata = metadata.map_err(silent)?;
+        let Some(found) = metadata.topics().first() else { return Ok(None) };
+        match found.error().map(RDKafkaErrorCode::from) {
+            None if found.partitions().iter().all(|partition| partition.leader() >= 0) => {
+                let partitions = found.partitions().len() as Partition;
+                lock(&self.topics).insert(topic.to_owned(), partitions);
+                Ok(Some(partitions))
+            }
+            None => Err(failed(&"a partition has no leader")),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(None),
+            Some(why) => Err(failed(&why)),
+        }
+    }
+
+    fn lag_now(&self, group: &str, topic: &str, partitions: Partition) -> Result<u64, BusError> {
+        let looker = self.looker(group)?;
+        let all = self.all(topic, partitions, At::Invalid);
+        let failed = |why| {
+            let what = format!("how far group {group} is in topic {topic}");
+            self.cluster.unavailable(&what, &why, looker.context())
+        };
+        let committed = looker.committed_offsets(all, PATIENCE).map_err(failed)?;
+        let committed = offsets(&committed).map_err(failed)?;
+        let ends = self.ends(&looker, topic, partitions)?;
+        let left =
+            ends.iter().map(|(partition, end)| end.saturating_sub(committed.get(partition).copied().unwrap_or(0)));
+        Ok(left.sum())
+    }
+
+    /// The end of each partition.
+    fn ends(
+        &self,
+        looker: &Looker,
+        topic: &str,
+        partitions: Partition,
+    ) -> Result<BTreeMap<Partition, Offset>, BusError> {
+        // To look up the time "end" asks for all ends in one question.
+        let all = self.all(topic, partitions, At::End);
+        let failed = |why| self.cluster.unavailable(&format!("the ends of topic {topic}"), &why, looker.context());
+        let ends = looker.offsets_for_times(all, PATIENCE).map_err(failed)?;
+        offsets(&ends).map_err(failed)
+    }
+
+    fn latest_now(&self, topic: &str, partitions: Partition) -> Result<Vec<Delivered>, BusError> {
+        // One of its own: it is assigned partitions, and two of these may look at once.
+        let looker = self.client(&self.cluster.there(NOBODY))?;
+        let failed = |why: &dyn std::fmt::Display| {
+            self.cluster.unavailable(&format!("the last of topic {topic}"), &why, looker.context())
+        };
+        let mut last = TopicPartitionList::new();
+        let (there, mut found) = (self.cluster.there(topic), BTreeMap::new());
+        for (partition, end) in self.ends(&looker, topic, partitions)?.into_iter().filter(|(_, end)| *end > 0) {
+            let at = At::Offset(end as i64 - 1);
+            last.add_partition_offset(&there, partition as i32, at).map_err(|why| failed(&why))?;
+        }
+        looker.assign(&last).map_err(|why| failed(&why))?;
+        let until = Instant::now() + PATIENCE;
+        while found.len() < last.count() {
+            if Instant::now() > until {
+                return Err(failed(&"no answer in time"));
+            }
+            match looker.poll(Duration::from_millis(100)) {
+                // More may have been published meanwhile: then the last are later ones, and these are as good.
+                Some(Ok(message)) => _ = found.insert(message.partition(), delivered(&self.cluster, &message)),
+                Some(Err(why)) => tracing::debug!(topic, %why, "the last messages are waited for"),
+                None => {}
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn all(&self, topic: &str, partitions: Partition, at: At) -> TopicPartitionList {
+        let there = self.cluster.there(topic);
+        (0..partitions).map(|partition| (there.clone(), partition as i32, at)).collect()
+    }
+}
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        // Taking leave of the brokers blocks.
+        let lookers = std::mem::take(&mut *lock(&self.lookers));
+        let _ = std::thread::Builder::new().name("kafka leaves".into()).spawn(move || drop(lookers));
+    }
+}
+
+/// The offsets of a list, where there are any.
+fn offsets(list: &TopicPartitionList) -> Result<BTreeMap<Partition, Offset>, rdkafka::error::KafkaError> {
+    let mut offsets = BTreeMap::new();
+    for one in list.elements() {
+        one.error()?;
+        if let At::Offset(offset) = one.offset() {
+            offsets.insert(one.partition() as Partition, offset as Offset);
+        }
+    }
+    Ok(offsets)
+}
+
+/// A message as everybody reads it. What somebody else wrote there may be no text: it comes with what can be read of it, and
+/// is found wanting by whoever decodes it.
+pub(crate) fn delivered(cluster: &Cluster, message: &BorrowedMessage<'_>) -> Delivered {
+    let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    let headers = message.headers().map(|headers| {
+        // Danger: rdkafka panics over a name that is no text.
+        let read = || headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect();
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).unwrap_or_default()
+    });
+    Delivered {
+        topic: cluster.here(message.topic()).to_owned(),
+        partition: message.partition() as Partition,
+        offset: message.offset() as Offset,
+        message: Message {
+            key: text(message.key()),
+            headers: headers.unwrap_or_default(),
+            payload: message.payload().unwrap_or_default().to_vec(),
+        },
+    }
+}
+
+/// Where librdkafka may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: impl FnOnce() -> Result<T, BusError> + Send + 'static,
+) -> Result<T, BusError> {
+    let broke = |_| BusError::Unavailable("what was asked of Kafka broke off".into());
+    tokio::task::spawn_blocking(what).await.map_err(broke)?
+}

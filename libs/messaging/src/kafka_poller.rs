@@ -1,0 +1,264 @@
+//! Polls for a member of a group on Kafka.
+//!
+//! # Problem
+//! A member that does not poll is thought dead and loses its partitions, however slow its work is; one that polls while it
+//! works is handed more than it can hold.
+//!
+//! # Pattern
+//! A thread of its own polls, whatever the member is doing; a partition of which too much waits is paused.
+//!
+//! # Here
+//! The [`Desk`] is what thread and member share, and what librdkafka calls when partitions come and go, from within a poll.
+//! What the member acknowledged is handed on between two polls, and before a partition is let go; librdkafka commits it every
+//! [`COMMIT_EVERY_MS`] milliseconds, before a partition is handed over and when the member leaves.
+//!
+//! # Limits
+//! One thread for each member. A member whose process stands still for [`SESSION_MS`] milliseconds is replaced: when it goes on,
+//! and until it notices, it may acknowledge what the brokers no longer take from it. Then it is delivered to the other again.
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle, park_timeout};
+use std::time::Duration;
+
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientContext, Offset as At, TopicPartitionList};
+use tokio::sync::Notify;
+
+use crate::kafka_cluster::{Cluster, Voice, lock};
+use crate::kafka_looks::delivered;
+use crate::kafka_subscription::{Assigned, Held, Listening};
+use crate::ledger::Place;
+use crate::{BusError, Partition};
+
+/// How long a member may be silent, in milliseconds, before its partitions are given to others.
+const SESSION_MS: &str = "6000";
+/// How often acknowledged offsets are committed, in milliseconds.
+const COMMIT_EVERY_MS: &str = "100";
+/// How long the thread waits for something to happen.
+const TICK: Duration = Duration::from_millis(50);
+/// The same while a paused partition waits to go on.
+const SHORT_TICK: Duration = Duration::from_millis(5);
+/// How long it waits when the brokers are away: librdkafka says so over and over.
+const AWAY: Duration = Duration::from_millis(250);
+
+type Poller = BaseConsumer<Desk>;
+
+/// What thread and member share.
+pub(crate) struct Desk {
+    cluster: Cluster,
+    voice: Voice,
+    pub(crate) held: Mutex<Held>,
+    pub(crate) changed: Notify,
+    pub(crate) leaves: AtomicBool,
+}
+
+/// A member as its bus knows it.
+pub(crate) struct Membership {
+    desk: Arc<Desk>,
+    thread: JoinHandle<()>,
+}
+
+impl Membership {
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub(crate) fn end(&self) {
+        self.desk.leaves.store(true, Ordering::SeqCst);
+        self.thread.thread().unpark();
+    }
+}
+
+/// Joins a group that listens to topics which exist.
+pub(crate) fn join(
+    cluster: &Cluster,
+    group: &str,
+    topics: &BTreeSet<&str>,
+) -> Result<(Listening, Membership), BusError> {
+    let mut settings = cluster.settings();
+    settings
+        .set("group.id", cluster.there(group))
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", SESSION_MS)
+        .set("max.poll.interval.ms", SESSION_MS)
+        // Members learn by it that others came and went.
+        .set("heartbeat.interval.ms", "500")
+        .set("auto.offset.reset", "earliest")
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", COMMIT_EVERY_MS)
+        .set("enable.auto.offset.store", "false")
+        // What is fetched of a partition that is paused then is thrown away, and fetched again.
+        .set("fetch.message.max.bytes", "524288")
+        .set("queued.min.messages", "1000")
+        .set("queued.max.messages.kbytes", "8192")
+        .set("fetch.queue.backoff.ms", "20");
+    let voice = Voice::default();
+    let failed = |why: &dyn Display| cluster.unavailable(&format!("group {group}"), &why, &voice);
+    let (held, changed, leaves) = Default::default();
+    let desk = Desk { cluster: cluster.clone(), voice: voice.clone(), held, changed, leaves };
+    let poller = Poller::from_config_and_context(&settings, desk).map_err(|why| failed(&why))?;
+    let there: Vec<String> = topics.iter().map(|topic| cluster.there(topic)).collect();
+    let there: Vec<&str> = there.iter().map(String::as_str).collect();
+    poller.subscribe(&there).map_err(|why| failed(&why))?;
+    let desk = poller.context().clone();
+    let working = desk.clone();
+    let thread = Builder::new().name(format!("kafka {group}")).spawn(move || working.work(poller));
+    let thread = thread.map_err(|why| failed(&why))?;
+    let listening = Listening { desk: desk.clone(), thread: thread.thread().clone() };
+    Ok((listening, Membership { desk, thread }))
+}
+
+impl Desk {
+    /// Polls until the member leaves, or nothing comes any more.
+    fn work(&self, poller: Poller) {
+        let mut paused = false;
+        while !self.leaves.load(Ordering::SeqCst) {
+            match poller.poll(if paused { SHORT_TICK } else { TICK }) {
+                Some(Ok(message)) => {
+                    let message = delivered(&self.cluster, &message);
+                    if lock(&self.held).take(message) {
+                        self.changed.notify_one();
+                    }
+                }
+                Some(Err(why)) if passes(&why) => {
+                    tracing::debug!(%why, "nothing is heard for now");
+                    park_timeout(AWAY);
+                }
+                Some(Err(why)) => {
+                    let why = self.cluster.unavailable("a member of a group", &why, &self.voice);
+                    self.end(why);
+                    break;
+                }
+                None => {}
+            }
+            paused = self.serve(&poller);
+        }
+        // Danger: the last that was acknowledged is handed on when the partitions are let go, in here.
+        drop(poller);
+        self.end(BusError::Unavailable("the bus is closed".into()));
+    }
+
+    fn end(&self, why: BusError) {
+        let mut held = lock(&self.held);
+        held.partitions.clear();
+        held.ended.get_or_insert(why);
+        self.changed.notify_one();
+    }
+
+    /// Hands on what was acknowledged, and pauses and resumes by what waits; whether anything is paused.
+    fn serve(&self, poller: &Poller) -> bool {
+        let mut news = TopicPartitionList::new();
+        let (mut full, mut hungry) = (TopicPartitionList::new(), TopicPartitionList::new());
+        let mut paused = false;
+        for (place, assigned) in &mut lock(&self.held).partitions {
+            self.tell(&mut news, place, assigned);
+            if !assigned.paused && assigned.is_full() {
+                full.add_partition(&self.cluster.there(&place.topic), place.partition as i32);
+                assigned.paused = true;
+            } else if assigned.paused && assigned.is_half_empty() {
+                hungry.add_partition(&self.cluster.there(&place.topic), place.partition as i32);
+                assigned.paused = false;
+            }
+            paused |= assigned.paused;
+        }
+        // Danger: not under the lock, for these wait for another thread.
+        self.hand_on(poller, &news);
+        for failed in [poller.pause(&full), poller.resume(&hungry)].into_iter().filter_map(Result::err) {
+            tracing::warn!(%failed, "a partition is not paused or resumed");
+        }
+        paused
+    }
+
+    fn tell(&self, news: &mut TopicPartitionList, place: &Place, assigned: &mut Assigned) {
+        if let Some(acknowledged) = assigned.news() {
+            let (topic, at) = (self.cluster.there(&place.topic), At::Offset(acknowledged as i64));
+            // It fails for offsets that Kafka does not have.
+            let _ = news.add_partition_offset(&topic, place.partition as i32, at);
+        }
+    }
+
+    fn hand_on(&self, poller: &Poller, news: &TopicPartitionList) {
+        if news.count() > 0
+            && let Err(why) = poller.store_offsets(news)
+        {
+            // The partition was lost: whoever has it now is given the messages again.
+            tracing::debug!(%why, "acknowledged offsets are not taken");
+        }
+    }
+
+    fn place(&self, topic: &str, partition: i32) -> Place {
+        Place { topic: self.cluster.here(topic).to_owned(), partition: partition as Partition }
+    }
+
+    /// What the member was given of them is not its own any more.
+    fn let_go(&self, poller: &Poller, places: &[Place]) {
+        let (mut news, mut paused) = (TopicPartitionList::new(), TopicPartitionList::new());
+        {
+            let held = &mut *lock(&self.held);
+            for place in places {
+                if let Some(mut assigned) = held.partitions.remove(place) {
+                    self.tell(&mut news, place, &mut assigned);
+                    if assigned.paused {
+                        paused.add_partition(&self.cluster.there(&place.topic), place.partition as i32);
+                    }
+                }
+            }
+        }
+        self.hand_on(poller, &news);
+        // It would still be paused when it comes back.
+        let _ = poller.resume(&paused);
+    }
+}
+
+impl ClientContext for Desk {
+    fn log(&self, level: RDKafkaLogLevel, kind: &str, line: &str) {
+        self.voice.log(level, kind, line);
+    }
+
+    fn error(&self, error: KafkaError, why: &str) {
+        self.voice.error(error, why);
+    }
+}
+
+impl ConsumerContext for Desk {
+    fn pre_rebalance(&self, poller: &Poller, rebalance: &Rebalance<'_>) {
+        let places = |list: &TopicPartitionList| -> Vec<Place> {
+            list.elements().iter().map(|one| self.place(one.topic(), one.partition())).collect()
+        };
+        match rebalance {
+            Rebalance::Assign(list) => {
+                let new = places(list).into_iter().map(|place| (place, Assigned::default()));
+                lock(&self.held).partitions.extend(new);
+            }
+            Rebalance::Revoke(list) => self.let_go(poller, &places(list)),
+            Rebalance::Error(why) => {
+                tracing::warn!(%why, "partitions are given up");
+                let all: Vec<Place> = lock(&self.held).partitions.keys().cloned().collect();
+                self.let_go(poller, &all);
+            }
+        }
+    }
+}
+
+/// Whether an error is over when the brokers are back.
+fn passes(why: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    let passing = [
+        Code::AllBrokersDown,
+        Code::BrokerTransportFailure,
+        Code::Resolve,
+        Code::OperationTimedOut,
+        Code::RequestTimedOut,
+        Code::NotCoordinator,
+        Code::CoordinatorNotAvailable,
+        Code::CoordinatorLoadInProgress,
+        Code::PollExceeded,
+        Code::NodeUpdate,
+    ];
+    !matches!(why, KafkaError::MessageConsumptionFatal(_))
+        && why.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
+}
