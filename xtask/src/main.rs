@@ -4,10 +4,15 @@
 
 mod api;
 mod bench;
+mod fleet;
+mod infra;
 mod mutants;
 mod mutations;
+mod packages;
+mod processes;
 mod proto;
 mod python;
+mod servers;
 mod shop;
 mod simulate;
 mod steps;
@@ -33,6 +38,18 @@ cargo xtask simulate --trace SEED [--spare FAULTS] [--without GUARANTEE]
 cargo xtask simulate --without all|GUARANTEE
     Takes guarantees away, one at a time, and shows which seed missed it and what broke.
 
+cargo xtask infra up|down|status|reset|kill [--only SERVER,...] [--local] [--home DIR] [--ports FIRST]
+    The real servers, for the shop's processes and for tests: Postgres, Redis, Kafka and Elasticsearch. In containers where
+    Docker answers, otherwise (or with --local) as local processes, whose programs are fetched once. They listen on the
+    loopback address; `down` keeps their data, `reset` forgets it, `kill` is a crash. With --home and --ports they are a
+    second set beside the first.
+
+cargo xtask up [--replicas order=2,...] [--release] [--pace-ms MS]
+    The shop as processes of its own, one per service and replica, on the real servers, which are brought up if they are not.
+    Says where it is open and where the logs are. With --pace-ms parcels are picked up and arrive after so long.
+cargo xtask down
+    Stops what `up` started, and nothing else.
+
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
 
@@ -56,6 +73,9 @@ fn main() -> ExitCode {
         ["test"] => steps::test(&Cargo::of_this_run()),
         ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
         ["simulate", rest @ ..] => simulate::run(&Cargo::of_this_run(), rest),
+        ["up", rest @ ..] => fleet::up(&Cargo::of_this_run(), rest),
+        ["down"] => fleet::down(&Cargo::of_this_run()),
+        ["infra", rest @ ..] => infra::run(&Cargo::of_this_run(), rest),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),
         ["mutants"] => mutants::run(&Cargo::of_this_run(), ""),
         ["mutants", word] => mutants::run(&Cargo::of_this_run(), word),

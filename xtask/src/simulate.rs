@@ -87,7 +87,7 @@ fn side_by_side(arguments: &[&str], command: impl Fn(u64, u64) -> Command) -> Re
 
 /// The program, built.
 fn build(cargo: &Cargo) -> Result<PathBuf, Failed> {
-    let arguments = ["test", "--profile", "simulation", "--package", "monolith", "--test", "simulation", "--no-run"];
+    let arguments = ["test", "--profile", "quick", "--package", "monolith", "--test", "simulation", "--no-run"];
     cargo.step(&arguments)?;
     let output = cargo.command(&arguments).args(["--message-format", "json"]).output();
     let output = output.map_err(|why| Failed::new(format!("cargo cannot be run: {why}")))?;

@@ -151,6 +151,21 @@ pub(crate) fn within(limit: Duration, child: &mut Child) -> io::Result<ExitStatu
     Err(io::Error::new(io::ErrorKind::TimedOut, format!("it did not end within {} s", limit.as_secs())))
 }
 
+/// Looks until something holds, for so long; whether it did.
+#[expect(clippy::disallowed_methods, reason = "another process is waited for, in real time")]
+pub(crate) fn until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        if holds() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Does something and tells how long it took.
 #[expect(clippy::disallowed_methods, reason = "real time is what is told")]
 pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {

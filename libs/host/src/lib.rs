@@ -6,6 +6,7 @@
 //! | [`call`] | who calls, for whom, under which command id, how long they wait |
 //! | [`transport`] | one type under every gRPC client; in process |
 //! | [`network`] | the same over a network, at both ends |
+//! | [`replicas`] | the same over all replicas of a service |
 //! | [`remembered`] | the answer kept under a command id |
 //! | [`tasks`] | work that outlives the request that asked for it, and the drain at the end |
 //! | [`health`] | alive, and ready or why not |
@@ -20,6 +21,7 @@ pub mod health;
 pub mod http_server;
 pub mod network;
 pub mod remembered;
+pub mod replicas;
 pub mod tasks;
 pub mod transport;
 pub mod use_case;

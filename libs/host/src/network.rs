@@ -1,25 +1,23 @@
 //! gRPC between processes: a [`Transport`] to other processes, and the services of this one for theirs.
 //!
 //! # Problem
-//! A client that holds one connection sees one replica, and none when that one dies; a peer that vanished without a word is
-//! waited for as long as the system likes.
+//! A peer that vanished without a word is waited for as long as the system likes, and nobody can tell whether what it was
+//! asked for happened.
 //!
 //! # Pattern
-//! Client-side balancing over the replicas of a service, and keep-alive in both directions.
+//! Keep-alive in both directions, and errors that say whether the call left.
 //!
 //! # Here
-//! [`to`] is a transport over HTTP/2 to one address, through any connector: TCP, or a simulated network. [`in_turn`] spreads
-//! calls over several. [`services`] answers requests by the transports of this process, so that layers and limits are the
+//! [`to`] is a transport over HTTP/2 to one address, through any connector: TCP, or a simulated network; what stands above it
+//! over several is in [`crate::replicas`]. It tells a call that was not sent ([`was_sent`]) from one that was lost. [`services`] answers requests by the transports of this process, so that layers and limits are the
 //! same for whoever calls.
 //!
 //! # Limits
-//! No TLS. Replicas are known by their addresses and asked in turn, whether or not they live: a call to a dead one is
-//! answered UNAVAILABLE, and whoever retries comes to the next.
+//! No TLS.
 use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
@@ -66,7 +64,10 @@ where
             let mut target = request.uri().clone().into_parts();
             (target.scheme, target.authority) = (Some(Scheme::HTTP), Some(authority.clone()));
             *request.uri_mut() = Uri::from_parts(target).map_err(|why| Status::internal(why.to_string()))?;
-            let lost = |why| {
+            let lost = |why: hyper_util::client::legacy::Error| {
+                if why.is_connect() {
+                    return not_sent(format!("{authority} cannot be reached ({why}); nothing was sent"));
+                }
                 let unknown = "whether the call took effect is unknown";
                 Status::unavailable(format!("{authority} did not answer ({why}); {unknown}"))
             };
@@ -74,6 +75,24 @@ where
         }
     });
     BoxCloneSyncService::new(AtClient::new(send, LONGEST_CALL))
+}
+
+/// Marks a status: the call certainly did not reach anybody.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing was sent")]
+struct NotSent;
+
+/// UNAVAILABLE, and certainly without effect.
+pub(crate) fn not_sent(message: String) -> Status {
+    let mut status = Status::unavailable(message);
+    status.set_source(Arc::new(NotSent));
+    status
+}
+
+/// Whether a call that was answered so may have reached somebody.
+#[must_use]
+pub fn was_sent(status: &Status) -> bool {
+    !status.source().is_some_and(|source| source.is::<NotSent>())
 }
 
 /// A connector that gives up in time.
@@ -100,19 +119,6 @@ where
     }
 }
 
-/// A transport over the replicas of a service, which are asked in turn.
-///
-/// # Panics
-/// If there is none.
-#[must_use]
-pub fn in_turn(replicas: Vec<Transport>) -> Transport {
-    assert!(!replicas.is_empty(), "a service has at least one replica");
-    let (replicas, turn): (Arc<[Transport]>, _) = (replicas.into(), Arc::new(AtomicUsize::new(0)));
-    BoxCloneSyncService::new(tower::service_fn(move |request| {
-        replicas[turn.fetch_add(1, Ordering::Relaxed) % replicas.len()].clone().oneshot(request)
-    }))
-}
-
 /// Answers requests from other processes by the services of this one, each with its full name in the .proto files.
 pub fn services<const N: usize>(
     services: [(&'static str, Transport); N],
@@ -137,6 +143,7 @@ pub fn services<const N: usize>(
 mod tests {
     use super::*;
     use crate::http_server::{Limits, serve};
+    use crate::replicas;
     use crate::transport::in_process;
     use hyper_util::client::legacy::connect::HttpConnector;
     use resilience::deadline::Deadline;
@@ -170,16 +177,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replicas_are_asked_in_turn_and_one_that_is_gone_is_said_to_be() {
+    async fn replicas_are_asked_in_turn_and_one_that_is_gone_is_passed_over() {
         let tasks = Tasks::default();
         let (one, two) = (process(&tasks, "one", Duration::ZERO).await, process(&tasks, "two", Duration::ZERO).await);
-        let nobody = "127.0.0.1:1".parse().unwrap();
-        let replicas = [one, two, nobody].map(|authority| to(&tasks, HttpConnector::new(), authority));
-        let transport = in_turn(replicas.to_vec());
-        let second = Duration::from_secs(5);
-        for expected in [Ok("one".to_owned()), Ok("two".to_owned()), Err(Code::Unavailable), Ok("one".to_owned())] {
-            assert_eq!(asked(&transport, SERVICE, second).await, expected);
+        let transport = replicas::by_name(&tasks, &format!("{one},127.0.0.1:1,{two}")).unwrap();
+        let mut answers = Vec::new();
+        for _ in 0..6 {
+            answers.push(asked(&transport, SERVICE, Duration::from_secs(5)).await.unwrap());
         }
+        assert!(answers.contains(&"one".to_owned()) && answers.contains(&"two".to_owned()), "{answers:?}");
+        let nobody = to(&tasks, HttpConnector::new(), "127.0.0.1:1".parse().unwrap());
+        let mut request = Request::post(format!("http://shop/{SERVICE}/Ask")).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Deadline::after(Duration::from_secs(5)));
+        let refusal = nobody.oneshot(request).await.unwrap_err();
+        assert!(!was_sent(&refusal), "{refusal}");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use store::{CommitId, Expected, NewEvent, Position, Recorded, Snapshot, Versions};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::*;
 use crate::Message;
@@ -89,6 +90,9 @@ impl Store for Dying {
     }
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         self.inner.claim_due(lease, limit).await
+    }
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
+        self.inner.lease(name, holder, length).await
     }
     async fn armed(&self) -> Result<u64, ReadError> {
         self.inner.armed().await

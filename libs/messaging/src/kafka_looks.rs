@@ -13,6 +13,7 @@
 //! # Limits
 //! The clients of at most [`GROUPS`] groups are kept. A topic that was deleted is noticed when something fails.
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -104,15 +105,19 @@ impl Looks {
             lookers.pop_first();
         }
         lookers.insert(group, looker.clone());
-        // What it was told and nobody asked about would be kept for ever.
-        while looker.poll(Duration::ZERO).is_some() {}
+        drop(lookers);
+        hear(&looker);
         Ok(looker)
+    }
+
+    fn unavailable(&self, looker: &Looker, what: &str, why: &dyn Display) -> BusError {
+        hear(looker);
+        self.cluster.unavailable(what, &why, looker.context())
     }
 
     fn find_now(&self, topic: &str) -> Result<Option<Partition>, BusError> {
         let looker = self.looker(NOBODY)?;
-        let failed =
-            |why: &dyn std::fmt::Display| self.cluster.unavailable(&format!("topic {topic}"), &why, looker.context());
+        let failed = |why: &dyn Display| self.unavailable(&looker, &format!("topic {topic}"), why);
         let metadata = looker.fetch_metadata(Some(&self.cluster.there(topic)), PATIENCE);
         let silent = |why| failed(&format_args!("{why}; no broker answers there, or only one that expects TLS"));
         let metadata = metadata.map_err(silent)?;
@@ -134,7 +139,7 @@ impl Looks {
         let all = self.all(topic, partitions, At::Invalid);
         let failed = |why| {
             let what = format!("how far group {group} is in topic {topic}");
-            self.cluster.unavailable(&what, &why, looker.context())
+            self.unavailable(&looker, &what, &why)
         };
         let committed = looker.committed_offsets(all, PATIENCE).map_err(failed)?;
         let committed = offsets(&committed).map_err(failed)?;
@@ -153,7 +158,7 @@ impl Looks {
     ) -> Result<BTreeMap<Partition, Offset>, BusError> {
         // To look up the time "end" asks for all ends in one question.
         let all = self.all(topic, partitions, At::End);
-        let failed = |why| self.cluster.unavailable(&format!("the ends of topic {topic}"), &why, looker.context());
+        let failed = |why| self.unavailable(looker, &format!("the ends of topic {topic}"), &why);
         let ends = looker.offsets_for_times(all, PATIENCE).map_err(failed)?;
         offsets(&ends).map_err(failed)
     }
@@ -161,9 +166,7 @@ impl Looks {
     fn latest_now(&self, topic: &str, partitions: Partition) -> Result<Vec<Delivered>, BusError> {
         // One of its own: it is assigned partitions, and two of these may look at once.
         let looker = self.client(&self.cluster.there(NOBODY))?;
-        let failed = |why: &dyn std::fmt::Display| {
-            self.cluster.unavailable(&format!("the last of topic {topic}"), &why, looker.context())
-        };
+        let failed = |why: &dyn Display| self.unavailable(&looker, &format!("the last of topic {topic}"), why);
         let mut last = TopicPartitionList::new();
         let (there, mut found) = (self.cluster.there(topic), BTreeMap::new());
         for (partition, end) in self.ends(&looker, topic, partitions)?.into_iter().filter(|(_, end)| *end > 0) {
@@ -198,6 +201,11 @@ impl Drop for Looks {
         let lookers = std::mem::take(&mut *lock(&self.lookers));
         let _ = std::thread::Builder::new().name("kafka leaves".into()).spawn(move || drop(lookers));
     }
+}
+
+/// Takes in what the client has to say: it would be kept for ever, and an error would not know what is behind it.
+fn hear(looker: &Looker) {
+    while looker.poll(Duration::from_millis(1)).is_some() {}
 }
 
 /// The offsets of a list, where there are any.

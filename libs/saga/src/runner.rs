@@ -32,8 +32,8 @@ use crate::react::{At, Command, End, Event, GRACE, Input, Outcome, Reaction, Sag
 /// A claimed timer of a saga is due again after this, unless the saga moved it: whoever claimed it has to commit, which
 /// arms it anew.
 const CLAIM: Duration = GRACE;
-/// How often the open sagas are counted.
-const COUNT_EVERY: Duration = Duration::from_millis(200);
+/// How often the open sagas are counted while anything happens, and while nothing seems to: other replicas may be busy.
+const COUNT_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 const TRIES: u32 = 16;
 
 /// Whom commands go to.
@@ -115,12 +115,15 @@ impl Runner {
         self.0.process.tasks.spawn_until_stop(heard);
         let runner = self.clone();
         self.0.process.tasks.spawn_until_stop(async move {
+            let mut growth = runner.0.store.growth();
             loop {
                 // Every open saga has a timer. Where they cannot be counted, the last count stands.
                 if let Ok(open) = runner.0.store.armed().await {
                     runner.0.open.store(open, Ordering::Relaxed);
                 }
-                tokio::time::sleep(COUNT_EVERY).await;
+                tokio::time::sleep(COUNT_EVERY.0).await;
+                // Either ends the wait.
+                let _ = tokio::time::timeout(COUNT_EVERY.1, growth.changed()).await;
             }
         });
     }

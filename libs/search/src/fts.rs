@@ -81,17 +81,6 @@ impl Fts {
         Fts { file: "memory".into(), writer: Arc::new(Mutex::new(db)), reader: None }
     }
 
-    /// Every document's name and version, oldest first.
-    pub(crate) fn all(&self) -> Result<Vec<(String, Version)>, SearchError> {
-        let db = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = || {
-            let mut all = db.prepare("SELECT id, version FROM documents ORDER BY key")?;
-            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as Version)))?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        };
-        read().map_err(|why| unavailable(&self.file, &why))
-    }
-
     /// Reads on the calling task: a page of an index takes about as long as handing it to another thread.
     fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SearchError> {
         let db = self.reader.as_ref().unwrap_or(&self.writer);
@@ -260,6 +249,14 @@ impl Index for Fts {
             keys.into_iter().map(|key| Ok((key as u64, name.query_row([key], |row| row.get(0))?))).collect()
         };
         self.read(read)
+    }
+
+    async fn all(&self) -> Result<Vec<(String, Version)>, SearchError> {
+        self.read(|db| {
+            let mut all = db.prepare("SELECT id, version FROM documents ORDER BY key")?;
+            let rows = all.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as Version)))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })
     }
 
     async fn clear(&self) -> Result<(), SearchError> {

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`words`] | PURE: the words of a text, and what a search for some means |
 //! | [`fts`] | the index on SQLite's FTS5 |
+//! | `elastic.rs`, `elastic_client.rs` | the index on Elasticsearch |
 //! | [`projection`] | follows the log and writes the index; rebuilds it |
 //!
 //! [`Index`] is the port. A [`Document`] is a function of a stream at a version, so that whatever is written twice, or by two, is
@@ -21,6 +22,12 @@
 //! A found document may be some moments behind its stream; the service shows the stream as it is. What was found is ordered
 //! by age, newest first, not by how well it fits.
 
+#[cfg(test)]
+mod contract;
+#[cfg(feature = "infra")]
+pub mod elastic;
+#[cfg(feature = "infra")]
+mod elastic_client;
 pub mod fts;
 pub mod projection;
 pub mod words;
@@ -123,7 +130,7 @@ pub(crate) fn seen(text: &str) -> Result<(&str, Version), SearchError> {
 /// The port: an index over documents that were written in some order.
 #[async_trait]
 pub trait Index: Send + Sync + 'static {
-    /// Writes documents and how far the log is in it, in one step. A document keeps its place in the order, which is that of
+    /// Writes documents and how far the log is in it: the checkpoint is never ahead of the documents. A document keeps its place in the order, which is that of
     /// their first writing.
     async fn write(&self, documents: Vec<Document>, checkpoint: Checkpoint) -> Result<(), SearchError>;
 
@@ -135,6 +142,9 @@ pub trait Index: Send + Sync + 'static {
 
     /// Up to `size` documents that match, with their places, newest first, from before a place on.
     async fn find(&self, terms: &[Term], query: &Query, before: u64) -> Result<Vec<(u64, String)>, SearchError>;
+
+    /// Every document's name and version, oldest first.
+    async fn all(&self) -> Result<Vec<(String, Version)>, SearchError>;
 
     /// Forgets everything.
     async fn clear(&self) -> Result<(), SearchError>;

@@ -267,15 +267,7 @@ pub async fn rebuild(store: &dyn Store, projection: &dyn Projection, file: &Path
     let broken = |why: std::io::Error| SearchError::Unavailable(format!("{}: {why}", file.display()));
     crate::fts::remove(beside).map_err(broken)?;
     let new = Fts::open(beside)?;
-    follow(store, projection, &new, Position::MAX).await?;
-    let end = new.checkpoint().await?.position;
-    let differences = {
-        let old = Fts::open(file)?;
-        // What the old one had not read yet is no difference.
-        follow(store, projection, &old, end).await?;
-        differences(&old.all()?, &new.all()?)
-    };
-    let documents = new.all()?.len();
+    let rebuilt = make_again(store, projection, &Fts::open(file)?, &new).await?;
     // Closing it writes its log back: one file is all there is.
     drop(new);
     std::fs::File::open(beside).and_then(|file| file.sync_all()).map_err(broken)?;
@@ -285,7 +277,22 @@ pub async fn rebuild(store: &dyn Store, projection: &dyn Projection, file: &Path
     if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(broken)?;
     }
-    Ok(Rebuilt { documents, differences })
+    Ok(rebuilt)
+}
+
+/// Makes a new index from the log, and compares an old one with it.
+pub(crate) async fn make_again(
+    store: &dyn Store,
+    projection: &dyn Projection,
+    old: &dyn Index,
+    new: &dyn Index,
+) -> Result<Rebuilt, Stopped> {
+    follow(store, projection, new, Position::MAX).await?;
+    let end = new.checkpoint().await?.position;
+    // What the old one had not read yet is no difference.
+    follow(store, projection, old, end).await?;
+    let all = new.all().await?;
+    Ok(Rebuilt { documents: all.len(), differences: differences(&old.all().await?, &all) })
 }
 
 /// How many documents are in one of two lists only, or in another version.

@@ -3,10 +3,10 @@
 use futures::FutureExt;
 use futures::future::join_all;
 
-use crate::contract::{START, Subject, conflict, handled};
+use crate::contract::{START, Subject, conflict, handled, meta};
 use crate::{
-    Append, Commit, CommitError, Expected, MAX_DATA_BYTES, MAX_EVENTS, MAX_MARK, MAX_NAME_BYTES, MarkMove, NewEvent,
-    TimerChange,
+    Append, Commit, CommitError, Expected, MAX_DATA_BYTES, MAX_EVENTS, MAX_MARK, MAX_NAME_BYTES, MarkMove, Meta,
+    NewEvent, TimerChange,
 };
 use std::time::Duration;
 
@@ -155,10 +155,13 @@ pub(crate) async fn what_no_store_takes_changes_nothing(subject: &Subject) {
     let good = |id: &str| everything(subject, id, Any);
     let set = |key: String| vec![TimerChange::Set { key, due: START }];
     let mark = |from, to| MarkMove { name: "mark".into(), from, to };
-    let large = |bytes| Append { events: vec![subject.event(&"x".repeat(bytes))], ..subject.append("t", Any, 0) };
+    let of = |data: &str| Append { events: vec![subject.event(data)], ..subject.append("t", Any, 0) };
+    let large = |bytes| of(&format!("\"{}\"", "x".repeat(bytes - 2)));
     let long = "n".repeat(MAX_NAME_BYTES + 1);
     let twice = vec![subject.append("t", Any, 1), subject.append("t", Any, 1)];
     let many = vec![subject.append("s", Any, MAX_EVENTS), subject.append("t", Any, 1)];
+    let mut nul = subject.append("t", Any, 1);
+    nul.events[0].kind = "a\0b".into();
     let bad = [
         Commit { id: "".into(), ..good("b") },
         Commit { id: long.as_str().into(), ..good("b") },
@@ -170,6 +173,12 @@ pub(crate) async fn what_no_store_takes_changes_nothing(subject: &Subject) {
         Commit { appends: vec![subject.append(&long, Any, 1)], ..good("b") },
         Commit { appends: vec![subject.append("\0", Any, 1)], ..good("b") },
         Commit { appends: vec![large(MAX_DATA_BYTES + 1)], ..good("b") },
+        Commit { appends: vec![of("")], ..good("b") },
+        Commit { appends: vec![of("{'a': 1}")], ..good("b") },
+        Commit { appends: vec![of("{} {}")], ..good("b") },
+        Commit { appends: vec![of("\"\0\"")], ..good("b") },
+        Commit { appends: vec![nul], ..good("b") },
+        Commit { meta: Meta { actor: "a\0b".into(), ..meta() }, ..good("b") },
         Commit { timers: set(long.clone()), ..good("b") },
         Commit { timers: vec![TimerChange::Clear { key: String::new() }], ..good("b") },
         Commit { marks: vec![MarkMove { name: long.clone(), from: 0, to: 1 }], ..good("b") },

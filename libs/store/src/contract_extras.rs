@@ -1,6 +1,8 @@
-//! The contract of [`Store`](crate::Store): timers, marks and snapshots, which change with a commit or beside it.
+//! The contract of [`Store`](crate::Store): timers, leases, marks and snapshots, which change with a commit or beside it.
 
 use std::time::Duration;
+
+use uuid::Uuid;
 
 use crate::contract::{START, Subject, conflict, handled};
 use crate::{Commit, Expected, MarkMove, Snapshot, TimerChange};
@@ -71,9 +73,12 @@ pub(crate) async fn two_claimers_share_nothing(subject: &Subject) {
     subject.clock.set(START.after(SECOND * 99));
     assert_eq!(subject.store.claim_due(SECOND, 0).await, Ok(vec![]));
     let (one, two) = futures::join!(subject.store.claim_due(SECOND, 7), subject.store.claim_due(SECOND, 7));
-    let (one, two) = (one.unwrap(), two.unwrap());
-    let (first, second) = if one[0] == keys[0] { (one, two) } else { (two, one) };
-    assert_eq!((first, second), (keys[..7].to_vec(), keys[7..14].to_vec()), "earliest first");
+    let place = |key: String| keys.iter().position(|other| *other == key).unwrap();
+    let [one, two] = [one, two].map(|claimed| claimed.unwrap().into_iter().map(place).collect::<Vec<_>>());
+    assert!(one.is_sorted() && two.is_sorted(), "earliest first: {one:?} {two:?}");
+    let mut both = [one, two].concat();
+    both.sort_unstable();
+    assert!(both.iter().copied().eq(0..14), "the earliest, and each once: {both:?}");
     assert_eq!(subject.store.claim_due(SECOND, 99).await.unwrap(), keys[14..]);
 }
 
@@ -98,6 +103,34 @@ pub(crate) async fn a_commits_timer_changes_apply_in_order(subject: &Subject) {
     arm(subject, "a", timers).await;
     assert_eq!(subject.due_after(SECOND).await, ["b"]);
     assert_eq!(subject.due_after(SECOND * 2).await, ["c"]);
+}
+
+/// Who has the lease `name` for a while after it was asked for by the first and then by the second.
+async fn asked(subject: &Subject, name: &str, after: Duration, length: Duration, holders: [u128; 2]) -> [bool; 2] {
+    subject.clock.set(START.after(after));
+    let ask = async |holder| subject.store.lease(name, Uuid::from_u128(holder), length).await.unwrap();
+    [ask(holders[0]).await, ask(holders[1]).await]
+}
+
+pub(crate) async fn a_lease_has_one_holder_until_it_runs_out(subject: &Subject) {
+    let moment = Duration::from_micros(1);
+    assert_eq!(asked(subject, "relay", SECOND, SECOND * 5, [1, 2]).await, [true, false]);
+    assert_eq!(asked(subject, "relay", SECOND * 6 - moment, SECOND, [2, 3]).await, [false, false]);
+    assert_eq!(asked(subject, "relay", SECOND * 6, SECOND * 5, [2, 1]).await, [true, false], "the other takes over");
+}
+
+pub(crate) async fn a_lease_that_is_renewed_does_not_run_out(subject: &Subject) {
+    for second in 0..9 {
+        assert_eq!(asked(subject, "relay", SECOND * second, SECOND * 2, [1, 2]).await, [true, false], "{second}");
+    }
+    // A length of zero gives it back.
+    assert_eq!(asked(subject, "relay", SECOND * 9, Duration::ZERO, [1, 2]).await, [true, true]);
+}
+
+pub(crate) async fn leases_of_two_names_are_apart(subject: &Subject) {
+    assert_eq!(asked(subject, "relay", SECOND, SECOND * 5, [1, 2]).await, [true, false]);
+    assert_eq!(asked(subject, "projector", SECOND, SECOND * 5, [2, 1]).await, [true, false]);
+    assert_eq!(asked(subject, "relay", SECOND * 2, SECOND * 5, [2, 1]).await, [false, true]);
 }
 
 fn moving(subject: &Subject, id: &str, name: &str, from: u64, to: u64) -> Commit {

@@ -10,9 +10,9 @@
 //! one [`Commit`] with an id, and the reply is remembered under that id.
 //!
 //! # Here
-//! [`Store`] is the port. Its simplest truth is [`memory`], its embedded form [`sqlite`]; both pass the suite in
-//! `contract.rs`; [`wrapped`] makes one that fails. [`folded`] turns streams into states of a decider and runs use cases; [`hot`] keeps the states of busy
-//! streams.
+//! [`Store`] is the port. Its simplest truth is [`memory`], its embedded form [`sqlite`], its form for several processes
+//! `postgres` (with the feature `infra`); all pass the suite in `contract.rs`; [`wrapped`] makes one that fails.
+//! [`folded`] turns streams into states of a decider and runs use cases; [`hot`] keeps the states of busy streams.
 //!
 //! # Limits
 //! A commit changes one store and can contain no remote call: what spans stores is a saga's. Positions may come later
@@ -31,7 +31,18 @@ mod contract_log;
 pub mod folded;
 pub mod fsync;
 pub mod hot;
+mod leases;
 pub mod memory;
+#[cfg(feature = "infra")]
+pub mod postgres;
+#[cfg(feature = "infra")]
+mod postgres_batch;
+#[cfg(feature = "infra")]
+mod postgres_schema;
+#[cfg(feature = "infra")]
+mod postgres_sequencer;
+#[cfg(feature = "infra")]
+mod postgres_writer;
 pub mod seal;
 pub mod sqlite;
 mod sqlite_checks;
@@ -47,6 +58,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clock::Timestamp;
 use futures::future::BoxFuture;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -120,7 +132,8 @@ pub struct Recorded {
     pub stream: StreamId,
     /// Its place in the stream.
     pub version: Version,
-    /// When it was recorded, by the store's clock. Within a store it never goes backwards.
+    /// When it was recorded, by the store's clock. Within a stream it never goes backwards; from stream to stream it may, by
+    /// as much as commits overlap or the clock is set back.
     pub timestamp: Timestamp,
     /// What was appended.
     pub event: NewEvent,
@@ -232,13 +245,11 @@ impl Commit {
             if self.appends[..n].iter().any(|before| before.stream == append.stream) {
                 return Err(format!("a commit names stream {} twice", append.stream));
             }
-            if let Some(event) = append.events.iter().find(|event| event.data.len() > MAX_DATA_BYTES) {
-                return Err(format!(
-                    "data of {} has at most {MAX_DATA_BYTES} bytes, not {}",
-                    event.kind,
-                    event.data.len()
-                ));
-            }
+            append.events.iter().try_for_each(NewEvent::check)?;
+        }
+        let Meta { correlation_id, causation_id, actor, traceparent } = &self.meta;
+        if [correlation_id, causation_id, actor, traceparent].iter().any(|text| text.contains('\0')) {
+            return Err("where a commit comes from has no NUL".to_owned());
         }
         for timer in &self.timers {
             let (TimerChange::Set { key, .. } | TimerChange::Clear { key }) = timer;
@@ -257,6 +268,21 @@ impl Commit {
             }
         }
         Ok(())
+    }
+}
+
+impl NewEvent {
+    /// As [`Commit::check`].
+    fn check(&self) -> Result<(), String> {
+        let NewEvent { kind, data, .. } = self;
+        if kind.contains('\0') {
+            return Err(format!("the kind of an event has no NUL, as {kind:?} has"));
+        }
+        if data.len() > MAX_DATA_BYTES {
+            return Err(format!("data of {kind} has at most {MAX_DATA_BYTES} bytes, not {}", data.len()));
+        }
+        // A database that checks would break the transaction of others over it.
+        serde_json::from_str::<IgnoredAny>(data).map(drop).map_err(|why| format!("data of {kind} is not JSON: {why}"))
     }
 }
 
@@ -374,6 +400,13 @@ pub trait Store: Send + Sync + 'static {
     /// Claims up to `limit` due timers, earliest first: in one conditional update each is re-armed to `lease` from now,
     /// so that one claimer acts on it per lease, and another does if this one dies.
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError>;
+
+    /// Takes the lease `name` for `holder` until `length` from now, or renews it; whether `holder` has it. It has not while
+    /// somebody else's runs, by the store's clock; a length of zero gives it back.
+    ///
+    /// It saves replicas the work of one another, and guards nothing: who has it may be stopped, and act after it ran out.
+    /// What must not be done twice moves a mark.
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError>;
 
     /// How many timers are armed, due or not.
     async fn armed(&self) -> Result<u64, ReadError>;

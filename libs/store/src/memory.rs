@@ -27,6 +27,7 @@ use futures::future::{self, BoxFuture};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::leases::Leases;
 use crate::{
     Append, Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Snapshot, Store, StreamId,
     TimerChange, Version, Versions, comes_after,
@@ -36,6 +37,7 @@ use crate::{
 pub struct Memory {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    leases: Leases,
     growth: watch::Sender<()>,
 }
 
@@ -58,7 +60,7 @@ impl Memory {
     /// An empty store that takes its time from `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Memory {
-        Memory { clock, state: Mutex::default(), growth: watch::Sender::new(()) }
+        Memory { clock, state: Mutex::default(), leases: Leases::default(), growth: watch::Sender::new(()) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -116,6 +118,10 @@ impl Store for Memory {
         let keys: Vec<_> = due.into_iter().take(limit).map(|(_, key)| key.clone()).collect();
         state.timers.extend(keys.iter().map(|key| (key.clone(), now.after(lease))));
         Ok(keys)
+    }
+
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
+        Ok(self.leases.take(name, holder, self.clock.now(), length))
     }
 
     async fn armed(&self) -> Result<u64, ReadError> {
@@ -187,7 +193,7 @@ impl State {
             }
         }
         self.event_ids.extend(fresh);
-        let now = self.log.last().map_or(now, |last| last.timestamp.max(now));
+        let now = self.not_before(&commit.appends, now);
         let versions = commit.appends.into_iter().map(|append| self.append(append, &commit.meta, now)).collect();
         for timer in commit.timers {
             match timer {
@@ -198,6 +204,13 @@ impl State {
         self.marks.extend(commit.marks.into_iter().map(|MarkMove { name, to, .. }| (name, to)));
         self.replies.insert(commit.id, commit.reply);
         Ok(versions)
+    }
+
+    /// `now`, or the latest time that is recorded in the streams which grow.
+    fn not_before(&self, appends: &[Append], now: Timestamp) -> Timestamp {
+        let growing = appends.iter().filter(|append| !append.events.is_empty());
+        let last = growing.filter_map(|append| self.streams.get(&append.stream.0)?.last());
+        last.map(|place| self.log[*place].timestamp).fold(now, Timestamp::max)
     }
 
     fn append(&mut self, append: Append, meta: &Meta, timestamp: Timestamp) -> Version {

@@ -28,6 +28,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+use crate::leases::Leases;
 pub use crate::sqlite_checks::Refusal;
 use crate::sqlite_file;
 pub use crate::sqlite_file::OpenError;
@@ -54,6 +55,8 @@ pub struct Sqlite {
     writer: Option<JoinHandle<()>>,
     idle: Mutex<Vec<Connection>>,
     free: Semaphore,
+    /// In memory: whoever could have another's lease has the file to itself.
+    leases: Leases,
     growth: watch::Sender<()>,
 }
 
@@ -81,8 +84,8 @@ impl Sqlite {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let thread = Builder::new().name(format!("writer of {name}")).spawn(move || writer.run(jobs));
         let thread = thread.map_err(|error| OpenError { file: file.into(), reason: error.into() })?;
-        let (idle, free) = (Mutex::default(), Semaphore::new(READERS));
-        Ok(Sqlite { file: file.into(), clock, queue: Some(queue), writer: Some(thread), idle, free, growth })
+        let (idle, free, leases) = (Mutex::default(), Semaphore::new(READERS), Leases::default());
+        Ok(Sqlite { file: file.into(), clock, queue: Some(queue), writer: Some(thread), idle, free, leases, growth })
     }
 
     /// Takes a place in the queue before it returns.
@@ -252,6 +255,10 @@ impl Store for Sqlite {
         }
         let done = self.write(Work::Claim { lease, limit }).await?;
         Ok(if let Done::Keys(keys) = done { keys } else { Vec::new() })
+    }
+
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
+        Ok(self.leases.take(name, holder, self.clock.now(), length))
     }
 
     async fn armed(&self) -> Result<u64, ReadError> {

@@ -74,14 +74,17 @@ pub(crate) struct Writer {
 struct Tail {
     position: i64,
     stream: i64,
-    timestamp: i64,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Head {
     key: i64,
     version: Version,
+    /// Of its latest event.
+    timestamp: Timestamp,
 }
+
+const NO_STREAM: Head = Head { key: 0, version: 0, timestamp: Timestamp(i64::MIN) };
 
 /// Why a whole transaction must be undone.
 #[derive(Debug)]
@@ -96,9 +99,9 @@ impl From<rusqlite::Error> for Broken {
     }
 }
 
-const TAIL: &str = "SELECT ifnull(max(position), 0), (SELECT ifnull(max(key), 0) FROM streams),
-    (SELECT timestamp FROM events ORDER BY position DESC LIMIT 1) FROM events";
-const HEAD: &str = "SELECT key, (SELECT max(version) FROM events WHERE stream = key) FROM streams WHERE name = ?1";
+const TAIL: &str = "SELECT ifnull(max(position), 0), (SELECT ifnull(max(key), 0) FROM streams) FROM events";
+const HEAD: &str = "SELECT key, version, timestamp FROM streams JOIN events ON stream = key WHERE name = ?1
+    ORDER BY version DESC LIMIT 1";
 const INSERT: &str = "INSERT INTO events (position, id, stream, version, type, schema, data, timestamp, correlation_id,
     causation_id, actor, traceparent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 const ARM: &str = "INSERT INTO timers VALUES (?1, ?2) ON CONFLICT DO UPDATE SET due = excluded.due";
@@ -183,7 +186,7 @@ impl Writer {
             Work::Commit(commit) => return self.commit(commit),
             Work::Claim { lease, limit } => return Ok(Ok(Done::Keys(self.claim(*lease, *limit)?))),
             Work::KeepSnapshot(stream, snapshot) => {
-                let Head { key, version } = self.head(&stream.0)?;
+                let Head { key, version, .. } = self.head(&stream.0)?;
                 if (1..=version).contains(&snapshot.version) {
                     let Snapshot { version, schema, data } = snapshot;
                     self.db.prepare_cached(KEEP)?.execute(params![key, *version as i64, schema, data])?;
@@ -217,7 +220,8 @@ impl Writer {
         }
         self.db.prepare_cached("INSERT INTO commits VALUES (?1, ?2)")?.execute(params![commit.id.0, commit.reply])?;
         let mut tail = self.tail()?;
-        let now = Timestamp(tail.timestamp).max(self.clock.now());
+        let growing = commit.appends.iter().zip(&heads).filter(|(append, _)| !append.events.is_empty());
+        let now = growing.map(|(_, head)| head.timestamp).fold(self.clock.now(), Timestamp::max);
         let mut versions = Vec::with_capacity(heads.len());
         for (append, head) in commit.appends.iter().zip(heads) {
             versions.push(self.append(append, head, &commit.meta, now, &mut tail)?);
@@ -281,7 +285,7 @@ impl Writer {
                 return Err(if taken { Broken::EventExists(event.id) } else { error.into() });
             }
         }
-        tail.timestamp = now.0;
+        head.timestamp = now;
         if self.heads.len() >= HEADS {
             self.heads.clear();
         }
@@ -305,15 +309,15 @@ impl Writer {
         if let Some(head) = self.heads.get(stream) {
             return Ok(*head);
         }
-        let head = |row: &rusqlite::Row<'_>| Ok(Head { key: row.get(0)?, version: row.get::<_, i64>(1)? as Version });
-        Ok(self.db.prepare_cached(HEAD)?.query_row([stream], head).optional()?.unwrap_or_default())
+        let head = |row: &rusqlite::Row<'_>| {
+            let version = row.get::<_, i64>(1)? as Version;
+            Ok(Head { key: row.get(0)?, version, timestamp: Timestamp(row.get(2)?) })
+        };
+        Ok(self.db.prepare_cached(HEAD)?.query_row([stream], head).optional()?.unwrap_or(NO_STREAM))
     }
 
     fn tail(&self) -> rusqlite::Result<Tail> {
-        let read = |row: &rusqlite::Row<'_>| {
-            let timestamp = row.get::<_, Option<i64>>(2)?.unwrap_or(i64::MIN);
-            Ok(Tail { position: row.get(0)?, stream: row.get(1)?, timestamp })
-        };
+        let read = |row: &rusqlite::Row<'_>| Ok(Tail { position: row.get(0)?, stream: row.get(1)? });
         self.tail.map_or_else(|| self.db.query_row(TAIL, [], read), Ok)
     }
 }
@@ -414,7 +418,7 @@ mod tests {
         let pages: i64 = writer.db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
         writer.db.query_row(&format!("PRAGMA max_page_count = {}", pages + 2), [], |_| Ok(())).unwrap();
         let mut large = subject.step("large", "s", Exact(1), 1);
-        large.appends[0].events[0].data = "x".repeat(100_000);
+        large.appends[0].events[0].data = format!("\"{}\"", "x".repeat(100_000));
         let batch = [subject.step("b", "t", NoStream, 1), large.clone(), subject.step("c", "t", Exact(1), 1)];
         let full = format!("{} cannot grow: the disk is full", writer.file.display());
         let expected = [Ok(vec![1]), Err(CommitError::Unavailable(full)), Ok(vec![2])];

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use clock::Timestamp;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::{
     Commit, CommitError, CommitId, Position, ReadError, Recorded, Snapshot, Store, StreamId, Version, Versions,
@@ -87,6 +88,13 @@ impl<W: Wrapping> Store for Wrapped<W> {
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         self.0.reading().await?;
         let read = self.0.inner().claim_due(lease, limit).await?;
+        self.0.reading().await?;
+        Ok(read)
+    }
+
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
+        self.0.reading().await?;
+        let read = self.0.inner().lease(name, holder, length).await?;
         self.0.reading().await?;
         Ok(read)
     }

@@ -136,4 +136,16 @@ impl Terms {
     pub const COMPLETE: Terms = Terms { grace: Duration::ZERO, settle: Duration::ZERO, deliver: Duration::MAX };
     /// The same, and every parcel that was to arrive has.
     pub const ALL_DELIVERED: Terms = Terms { deliver: Duration::ZERO, ..Terms::COMPLETE };
+
+    /// Those of a shop that is open: a topic may be a minute ahead of another, whatever has to follow does within two, and
+    /// parcels are picked up and on their way for so long.
+    #[must_use]
+    pub fn at_the_pace_of(pick_up: Duration, transit: Duration) -> Terms {
+        let settle = Duration::from_secs(120);
+        Terms {
+            grace: Duration::from_secs(60),
+            settle,
+            deliver: pick_up.saturating_add(transit).saturating_add(settle),
+        }
+    }
 }

@@ -108,21 +108,21 @@ impl Logs {
     /// Positions, versions and time.
     fn judge_order(&self, findings: &mut Vec<Finding>) {
         for (service, log) in &self.logs {
-            let (mut versions, mut time) = (BTreeMap::<&str, u64>::new(), Timestamp(i64::MIN));
+            let mut heads = BTreeMap::<&str, (u64, Timestamp)>::new();
             for (position, recorded) in (1..).zip(log) {
                 let mut wrong = |sentence| findings.push(missing(recorded, sentence));
                 if recorded.position != Some(position) {
                     let found = recorded.position.map_or("none".to_owned(), |found| found.to_string());
                     wrong(format!("in the log of {service} it stands at position {position}, and says {found}"));
                 }
-                let before = versions.insert(&recorded.stream.0, recorded.version).unwrap_or(0);
+                let head = (recorded.version, recorded.timestamp);
+                let (before, time) = heads.insert(&recorded.stream.0, head).unwrap_or((0, Timestamp(i64::MIN)));
                 if recorded.version != before + 1 {
                     wrong(format!("version {} is awaited, and {} follows", before + 1, recorded.version));
                 }
                 if recorded.timestamp < time {
                     wrong(format!("version {} was recorded before what is in front of it", recorded.version));
                 }
-                time = time.max(recorded.timestamp);
             }
         }
     }

@@ -11,7 +11,9 @@
 //! | `told` | what others are told |
 //! | `heard` | what it makes of what shipping tells |
 //! | `grpc` | driving adapter |
+//! | [`catalogue`] | what the shop sells when it opens |
 
+pub mod catalogue;
 pub mod found;
 mod grpc;
 mod heard;

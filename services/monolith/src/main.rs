@@ -1,30 +1,21 @@
 //! `cargo run`: the whole shop in one process, on embedded stores.
-use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use clap::{Parser, Subcommand};
 use clock::{Clock, SystemClock};
 use host::Process;
 use host::health::Health;
-use host::http_server::{self, Limits};
+use inventory::catalogue;
+use monolith::commands;
 use monolith::folder::Folder;
 use monolith::shop::{self, Pace, Stores, Surroundings};
-use monolith::{catalogue, commands};
+use program::process::{self, Opened, Settings};
 use store::seal;
-use telemetry::logs::{self, Format};
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How long work under way may go on once the process was told to stop.
-const DRAIN: Duration = Duration::from_secs(25);
 
 /// How often it is looked whether the stores can be read.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -54,13 +45,8 @@ struct Config {
     #[arg(long, env = "JANGTEO_TRANSIT_MS", default_value_t = 5_000, value_name = "MS")]
     transit_ms: u64,
 
-    /// Which log lines are written to standard error, such as `warn` or `info,saga=debug`
-    #[arg(long, env = "JANGTEO_LOG", default_value = "info", value_name = "FILTER")]
-    log: String,
-
-    /// Log lines as JSON, one object a line
-    #[arg(long, env = "JANGTEO_LOG_JSON")]
-    log_json: bool,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 /// What to do with a data folder instead of opening the shop on it. The shop must be closed.
@@ -82,25 +68,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let config = Config::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(why) => return failed(&anyhow!(why).context("the runtime cannot be started")),
-    };
-    let outcome = match &config.command {
-        None => runtime.block_on(run(config)).map(|()| true),
-        Some(command) => runtime.block_on(look(&config, command)),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => failed(&why),
+    match &config.command {
+        None => run(&config),
+        Some(command) => process::on_a_runtime(async {
+            let good = look(&config, command).await?;
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }),
     }
-}
-
-fn failed(why: &anyhow::Error) -> ExitCode {
-    // Nothing can be done about a standard error that is closed.
-    let _ = writeln!(std::io::stderr(), "error: {why:#}");
-    ExitCode::FAILURE
 }
 
 /// Carries out a command on a folder that holds data; whether all is well.
@@ -122,51 +96,40 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
-    let format = if config.log_json { Format::Json } else { Format::Text };
-    let _written_to_the_end = logs::init(&config.log, format).map_err(|why| anyhow!(why))?;
+fn run(config: &Config) -> ExitCode {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
-    let taken = || format!("port {} cannot be listened on; choose another with --port", config.port);
-    let listener = TcpListener::bind(address).await.with_context(taken)?;
-    let address = listener.local_addr()?;
-    let folder = Folder::take(&config.data)?;
+    process::run(&config.settings, address, async |process, address| {
+        let folder = Folder::take(&config.data)?;
+        let stores = folder.stores(&process.clock)?;
+        let [pick_up, transit] = [config.pick_up_ms, config.transit_ms].map(Duration::from_millis);
+        let surroundings = Surroundings::simulated(&process, &stores, Pace { pick_up, transit });
+        let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
+        let stocked = catalogue::stock(&process, &shop.inventory, &catalogue::PRODUCTS).await;
+        stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
+        let greeting = greeting(&process, address, config);
+        seal(&process, folder, &stores);
+        process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
+        let gateway = Arc::new(shop.gateway);
+        let handler = process::handler(move |request| {
+            let gateway = gateway.clone();
+            async move { gateway.handle(request).await }
+        });
+        Ok(Opened { handler, greeting })
+    })
+}
 
-    let process = Process::on_this_machine();
-    let stores = folder.stores(&process.clock)?;
-    let pace =
-        Pace { pick_up: Duration::from_millis(config.pick_up_ms), transit: Duration::from_millis(config.transit_ms) };
-    let surroundings = Surroundings::simulated(&process, &stores, pace);
-    let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
-    let stocked = catalogue::stock(&process, &shop.inventory, &catalogue::PRODUCTS).await;
-    stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
-    // Before anybody is told that the shop is open: whoever knows may close it.
-    let stop = told_to_stop()?;
-    greet(&process, address, &config);
-
-    let gateway = Arc::new(shop.gateway);
-    let answer = move |request| {
-        let gateway = gateway.clone();
-        async move { gateway.handle(request).await }
-    };
-    let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), Limits::default(), answer));
+/// Seals the logs as they grow. Holds the folder for as long.
+fn seal(process: &Process, folder: Folder, stores: &Stores) {
+    let folder = Arc::new(folder);
     for (name, store) in stores.sealed() {
-        let (store, seals, health) = (store.clone(), folder.seals(name), process.health.clone());
+        let (store, folder, health) = (store.clone(), folder.clone(), process.health.clone());
         process.tasks.spawn_until_stop(async move {
-            if let Err(why) = seal::run(store.as_ref(), &seals).await {
+            if let Err(why) = seal::run(store.as_ref(), &folder.seals(name)).await {
                 tracing::error!(%why, "the log of {name} is not sealed any more");
                 health.missing(&format!("{name} seals"), why.to_string());
             }
         });
     }
-    process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
-    stop.await;
-    process.health.missing("process", "it is stopping");
-    tracing::info!("stopping");
-    if !process.tasks.drain(DRAIN).await {
-        tracing::warn!("some work did not come to its end; it goes on at the next start");
-    }
-    served.await?;
-    Ok(())
 }
 
 /// Says of each store whether it can be read.
@@ -182,16 +145,8 @@ async fn look_after(health: Health, stores: Stores) {
     }
 }
 
-/// Resolves when the process is told to stop. It listens from here on, not from when it is waited for.
-fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        let (terminate, interrupt) = (std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv()));
-        futures::future::select(terminate, interrupt).await;
-    })
-}
-
-fn greet(process: &Process, address: SocketAddr, config: &Config) {
+/// How to look around, and three orders that end in three ways.
+fn greeting(process: &Process, address: SocketAddr, config: &Config) -> String {
     let (sku, .., unit_price) = catalogue::PRODUCTS[0];
     // A key of its own for each start: the same line twice is one order, a new start is a new one.
     let start = process.clock.now().0 / 1_000_000;
@@ -203,7 +158,7 @@ fn greet(process: &Process, address: SocketAddr, config: &Config) {
             "curl -s http://{address}/v1/orders -H 'Content-Type: application/json' -H 'Idempotency-Key: {name}-{start}' -H 'Prefer: wait=10' -d '{body}'"
         )
     };
-    let text = format!(
+    format!(
         "\nJangteo is open at http://{address}, its data is in {}\n\n\
          look      curl -s http://{address}/v1/products\n          curl -s http://{address}/v1/orders\n          curl -s http://{address}/metrics\n\n\
          confirmed: goods reserved, card charged, parcel ordered\n{}\n\n\
@@ -213,7 +168,5 @@ fn greet(process: &Process, address: SocketAddr, config: &Config) {
         line("happy", "pm_card_ok", "KR"),
         line("declined", "pm_card_declined", "KR"),
         line("compensated", "pm_card_ok", "AQ"),
-    );
-    // A closed standard output is no reason to close the shop.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    )
 }

@@ -127,11 +127,6 @@ impl Surroundings {
     }
 }
 
-/// How far one topic may be ahead of another before what it rests on counts as missing.
-const GRACE: Duration = Duration::from_secs(60);
-/// How long a checkout or its undoing may take, and what services make of each other's facts.
-const SETTLE: Duration = Duration::from_secs(120);
-
 /// The shop, open.
 pub struct Shop {
     /// The gateway; it answers HTTP requests.
@@ -160,7 +155,7 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let found = (stores.order_search.clone(), &meters);
     let order = order::start(process, stores.order.clone(), &messages, found, neighbours, red.clone())
         .map_err(|why| format!("a saga is refused: {why}"))?;
-    let terms = Terms { grace: GRACE, settle: SETTLE, deliver: pick_up.saturating_add(transit).saturating_add(SETTLE) };
+    let terms = Terms::at_the_pace_of(pick_up, transit);
     let books = auditor::start(process, stores.auditor.clone(), &messages, terms, red);
     let upstreams = [
         ("shop.inventory.v1.InventoryService", inventory.clone()),

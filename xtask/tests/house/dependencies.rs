@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::sources::{self, read, root};
 
 /// What of ours each library may use; `ARCHITECTURE.md` says the same in layers.
-const LIBS: [(&str, &[&str]); 11] = [
+const LIBS: [(&str, &[&str]); 12] = [
     ("clock", &[]),
     ("decider", &[]),
     ("telemetry", &[]),
@@ -19,6 +19,7 @@ const LIBS: [(&str, &[&str]); 11] = [
     ("search", &["clock", "decider", "resilience", "store", "telemetry", "host"]),
     ("messaging", &["clock", "decider", "resilience", "store", "telemetry", "host", "proto"]),
     ("simulation", &["clock", "decider", "resilience", "store", "telemetry", "host", "messaging"]),
+    ("program", &["clock", "decider", "resilience", "store", "telemetry", "host", "messaging", "search"]),
     ("proto", &[]),
 ];
 /// Who sees several services.

@@ -66,7 +66,7 @@ async fn a_bad_order_is_refused_by_field_and_changes_nothing() {
     refused(&shop, with("/lines/0/unit_price", json!(1)).to_string(), 422, Some("lines[0].unit_price")).await;
     refused(&shop, with("/lines", json!("tea")).to_string(), 400, Some("lines")).await;
     assert!(books::balance(&world.stores).await.is_empty());
-    assert_eq!(shop.available(TEA.0).await, monolith::catalogue::PIECES);
+    assert_eq!(shop.available(TEA.0).await, inventory::catalogue::PIECES);
     // None of these used the key up.
     let good = shop.place("k", 10, &order("pm_card_ok", "KR")).await;
     assert_eq!(text(&good.body, "status"), "ORDER_STATUS_CONFIRMED");
@@ -183,7 +183,7 @@ async fn the_catalogue_is_paged_and_filtered() {
             break;
         }
     }
-    let mut all: Vec<_> = monolith::catalogue::PRODUCTS.iter().map(|product| product.0.to_owned()).collect();
+    let mut all: Vec<_> = inventory::catalogue::PRODUCTS.iter().map(|product| product.0.to_owned()).collect();
     all.sort();
     assert_eq!(seen, all);
     assert!(all.len() >= 60);

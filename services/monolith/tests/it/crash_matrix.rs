@@ -8,7 +8,7 @@ use crate::books;
 use crate::faults::Mortal;
 use crate::harness::{Running, World, order, text};
 use host::Process;
-use monolith::catalogue;
+use inventory::catalogue;
 use monolith::shop::{Pace, Surroundings};
 use order::order::Status;
 

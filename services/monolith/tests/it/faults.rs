@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use tonic::Status;
 use tonic::body::Body;
 use tower::ServiceExt;
+use uuid::Uuid;
 
 /// What happens to calls of one method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,6 +240,9 @@ impl Store for MortalStore {
     }
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         self.alive(self.inner.claim_due(lease, limit)).await
+    }
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
+        self.alive(self.inner.lease(name, holder, length)).await
     }
     async fn armed(&self) -> Result<u64, ReadError> {
         self.alive(self.inner.armed()).await

@@ -9,7 +9,7 @@ use clock::{Clock, Ids, SystemClock, Timestamp, TokioClock};
 use host::Process;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use monolith::catalogue;
+use inventory::catalogue;
 use monolith::folder::Folder;
 use monolith::shop::{self, Pace, Shop, Stores, Surroundings};
 use serde_json::{Value, json};

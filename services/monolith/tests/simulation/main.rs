@@ -28,9 +28,6 @@ use simulation::runs::{Broken, Outcome, Run, Summary, alone, campaign, smaller};
 
 use crate::sabotage::{Missing, Sabotage};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// So few seeds that `cargo test` stays quick.
 const A_FEW: u64 = 3;
 /// From so many seeds on every kind of fault must have been seen.

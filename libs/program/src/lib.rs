@@ -1,0 +1,14 @@
+//! What every program of the shop is made of, whichever services run in it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`process`] | from the start to an orderly end: settings, log lines, one port, signals, drain, exit code |
+//! | [`pages`] | what a process says of itself: alive, ready or why not, metrics |
+//! | [`servers`] | the store, the bus and the index of a service, on real servers |
+//!
+//! A program of one service is then its settings and what [`process::run`] opens.
+
+pub mod pages;
+pub mod process;
+#[cfg(feature = "infra")]
+pub mod servers;

@@ -1,0 +1,153 @@
+//! The real servers behind the ports of a service that is a process of its own.
+//!
+//! # Problem
+//! Processes start in any order, and servers go away and come back: whoever insists on an order is restarted until it happens
+//! to be right, and says nothing meanwhile.
+//!
+//! # Pattern
+//! Wait, say what is missed, go on.
+//!
+//! # Here
+//! [`store`] asks until the database is there and fits; what it lacks is in `/readyz` and, once, in the log. The bus and the
+//! index are asked when they are needed, by whoever says so in the health too.
+//!
+//! # Limits
+//! What only a person can mend (a wrong password, a schema of a later version) is asked for again as well: once it is mended, no
+//! restart is needed.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use clap::Args;
+use host::Process;
+use host::replicas;
+use host::transport::Transport;
+use messaging::kafka::{self, Kafka};
+use messaging::{Bus, Messages};
+use search::Index;
+use search::elastic::Elastic;
+use search::fts::Fts;
+use store::Store;
+use store::postgres::Postgres;
+use store::seal;
+
+/// How often a database is asked for that is not there.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether a database can be read.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Settings of a process with one service.
+#[derive(Args, Clone, Debug)]
+pub struct Servers {
+    /// Where it answers calls, `/healthz`, `/readyz` and `/metrics`
+    #[arg(long, env = "JANGTEO_LISTEN", default_value = "127.0.0.1:7000", value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+
+    /// The service's own database, as postgres://USER:PASSWORD@HOST:PORT/DATABASE
+    #[arg(long, env = "JANGTEO_POSTGRES", hide_env_values = true, value_name = "URL")]
+    postgres: String,
+
+    /// Brokers, as HOST:PORT[,HOST:PORT]
+    #[arg(long, env = "JANGTEO_KAFKA", value_name = "HOSTS")]
+    kafka: String,
+
+    /// In how many places each topic is kept that this service makes; with three, a broker may be away
+    #[arg(long, env = "JANGTEO_KAFKA_REPLICAS", default_value_t = 1, value_name = "N")]
+    kafka_replicas: u16,
+
+    /// Folder for the seals of the log, which must exist; each replica keeps its own. Without one the log is not sealed
+    #[arg(long, env = "JANGTEO_SEALS", value_name = "DIR")]
+    seals: Option<PathBuf>,
+}
+
+impl Servers {
+    /// The store of a service, once it is there; its log is sealed from then on.
+    pub async fn store(&self, process: &Process, service: &'static str) -> Arc<dyn Store> {
+        let store = store(process, &format!("{service} store"), &self.postgres).await;
+        if let Some(folder) = &self.seals {
+            let (store, file, health) =
+                (store.clone(), folder.join(format!("{service}.seals")), process.health.clone());
+            process.tasks.spawn_until_stop(async move {
+                if let Err(why) = seal::run(store.as_ref(), &file).await {
+                    tracing::error!(%why, "the log is not sealed any more");
+                    health.missing("seals", why.to_string());
+                }
+            });
+        }
+        store
+    }
+
+    /// What carries messages.
+    ///
+    /// # Errors
+    /// If the brokers' addresses are malformed.
+    pub fn messages(&self, process: &Process) -> anyhow::Result<Messages> {
+        let settings =
+            kafka::Settings { servers: self.kafka.clone(), prefix: String::new(), replicas: self.kafka_replicas };
+        let bus: Arc<dyn Bus> = Arc::new(Kafka::new(&settings)?);
+        Ok(Messages::new(process, bus))
+    }
+}
+
+/// The store in a database, once it is there.
+pub async fn store(process: &Process, part: &str, url: &str) -> Arc<dyn Store> {
+    let mut told = String::new();
+    let store = loop {
+        match Postgres::open(url, None).await {
+            Ok(store) => break Arc::new(store),
+            Err(why) => {
+                let why = why.to_string();
+                process.health.missing(part, why.clone());
+                if why != told {
+                    tracing::warn!(part, why, "waiting");
+                    told = why;
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        }
+    };
+    process.health.ready(part);
+    let (part, health, looked_at) = (part.to_owned(), process.health.clone(), store.clone());
+    process.tasks.spawn_until_stop(async move {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match looked_at.version(&"health".into()).await {
+                Ok(_) => health.ready(&part),
+                Err(why) => health.missing(&part, why.to_string()),
+            }
+        }
+    });
+    store
+}
+
+/// Settings of a service that can be searched.
+#[derive(Args, Clone, Debug)]
+pub struct Search {
+    /// Elasticsearch, as http://HOST:PORT. Without it each replica keeps an index of its own in memory
+    #[arg(long, env = "JANGTEO_ELASTICSEARCH", value_name = "URL")]
+    elasticsearch: Option<String>,
+}
+
+impl Search {
+    /// The index of a name.
+    ///
+    /// # Errors
+    /// If the address is malformed.
+    pub fn index(&self, name: &str) -> anyhow::Result<Arc<dyn Index>> {
+        // Where the setting is there and empty, as composed settings have it, there is none.
+        Ok(match self.elasticsearch.as_ref().filter(|url| !url.is_empty()) {
+            None => Arc::new(Fts::in_memory()),
+            Some(url) => Arc::new(Elastic::new(url, &format!("jangteo-{name}"))?),
+        })
+    }
+}
+
+/// A transport to another service, at HOST:PORT[,HOST:PORT].
+///
+/// # Errors
+/// A sentence, if the addresses are malformed.
+pub fn to(process: &Process, service: &str, addresses: &str) -> anyhow::Result<Transport> {
+    replicas::by_name(&process.tasks, addresses).map_err(|why| anyhow!("the address of {service}: {why}"))
+}

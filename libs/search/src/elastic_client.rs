@@ -1,0 +1,219 @@
+//! What is said to Elasticsearch: requests and what comes back, and the index behind an alias.
+//!
+//! An alias stands for one index of a number, such as `order-search-000001`, so that a new one can be made beside it and put in
+//! its place in one step. The mapping says what is in it, field by field, and in `_meta` whose it is and of which form.
+use std::time::Duration;
+
+use elasticsearch::Elasticsearch;
+use elasticsearch::http::headers::HeaderMap;
+use elasticsearch::http::request::{JsonBody, NdBody};
+use elasticsearch::http::response::Response;
+use elasticsearch::http::transport::Transport;
+use elasticsearch::http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::SearchError;
+
+/// The form of the documents. Indices of an earlier one are made anew.
+pub(crate) const FORM: u64 = 1;
+/// Whose an index is.
+const OWNER: &str = "jangteo";
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long what was written may stay unseen.
+const REFRESH: &str = "300ms";
+
+/// A server, and how it is spoken of.
+#[derive(Clone)]
+pub(crate) struct Client {
+    client: Elasticsearch,
+    address: String,
+}
+
+/// An answer that came.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// Whether the index or alias that was asked for does not exist.
+    pub(crate) fn lacks_index(&self) -> bool {
+        self.status == 404 && self.body.get("error").is_some()
+    }
+
+    /// Why it is no, in the server's words.
+    pub(crate) fn reason(&self) -> String {
+        let error = &self.body["error"];
+        let reason = error["root_cause"][0]["reason"].as_str().or(error["reason"].as_str()).or(error.as_str());
+        format!("{} ({})", reason.unwrap_or("it gives no reason"), self.status)
+    }
+}
+
+impl Client {
+    /// A client of the server at a URL. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// A sentence, if it is no URL.
+    pub(crate) fn new(url: &str) -> Result<Client, SearchError> {
+        let broken = |why: &dyn std::fmt::Display| SearchError::Unavailable(format!("Elasticsearch's address: {why}"));
+        let transport = Transport::single_node(url).map_err(|why| broken(&why))?;
+        let parsed = elasticsearch::http::Url::parse(url).map_err(|why| broken(&why))?;
+        // Without what may stand in front of the host: a name and a password.
+        let host = parsed.host_str().unwrap_or_default();
+        let address = format!("{host}:{}", parsed.port_or_known_default().unwrap_or_default());
+        Ok(Client { client: Elasticsearch::new(transport), address })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer, SearchError> {
+        self.ask::<JsonBody<Value>>(Method::Get, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Result<Answer, SearchError> {
+        self.ask(Method::Post, path, Some(JsonBody::new(body))).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: Value) -> Result<Answer, SearchError> {
+        self.ask(Method::Put, path, Some(JsonBody::new(body))).await
+    }
+
+    pub(crate) async fn bulk(&self, path: &str, lines: Vec<Value>) -> Result<Answer, SearchError> {
+        let lines = lines.into_iter().map(JsonBody::new).collect::<Vec<_>>();
+        self.ask(Method::Post, path, Some(NdBody::new(lines))).await
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn delete(&self, path: &str) -> Result<Answer, SearchError> {
+        self.ask::<JsonBody<Value>>(Method::Delete, path, None).await
+    }
+
+    async fn ask<B: elasticsearch::http::request::Body>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<B>,
+    ) -> Result<Answer, SearchError> {
+        let sent = self.client.send(method, path, HeaderMap::new(), None::<&()>, body, Some(PATIENCE)).await;
+        let read = async |response: Response| {
+            let status = response.status_code();
+            let text = response.text().await?;
+            // A proxy in between may answer with something else.
+            let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+            Ok::<_, elasticsearch::Error>((status, body))
+        };
+        let (status, body): (StatusCode, Value) = match sent {
+            Ok(response) => read(response).await.map_err(|why| self.away(&why))?,
+            Err(why) => return Err(self.away(&why)),
+        };
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(self.refused(&Answer { status: status.as_u16(), body }));
+        }
+        Ok(Answer { status: status.as_u16(), body })
+    }
+
+    fn away(&self, why: &elasticsearch::Error) -> SearchError {
+        // The outermost error only says that there was one.
+        let mut deepest: &dyn std::error::Error = why;
+        while let Some(source) = deepest.source() {
+            deepest = source;
+        }
+        SearchError::Unavailable(format!("Elasticsearch at {} did not answer: {deepest}", self.address))
+    }
+
+    /// An answer that cannot be used.
+    pub(crate) fn refused(&self, answer: &Answer) -> SearchError {
+        SearchError::Unavailable(format!("Elasticsearch at {} refused: {}", self.address, answer.reason()))
+    }
+
+    /// An answer that must be yes.
+    pub(crate) fn accepted(&self, answer: Answer) -> Result<Value, SearchError> {
+        if (200..300).contains(&answer.status) { Ok(answer.body) } else { Err(self.refused(&answer)) }
+    }
+
+    /// The index behind an alias, if there is one of ours.
+    ///
+    /// # Errors
+    /// If it is somebody else's, or of a later form.
+    pub(crate) async fn behind(&self, alias: &str) -> Result<Option<(String, u64)>, SearchError> {
+        let answer = self.get(&format!("/{alias}/_mapping")).await?;
+        if answer.status == 404 {
+            return Ok(None);
+        }
+        let body = self.accepted(answer)?;
+        let indices: Vec<_> = body.as_object().into_iter().flatten().collect();
+        let [(index, described)] = indices[..] else {
+            let what = format!("alias {alias} stands for {} indices, not for one", indices.len());
+            return Err(SearchError::Unavailable(what));
+        };
+        let meta = &described["mappings"]["_meta"];
+        match (meta["owner"].as_str(), meta["form"].as_u64()) {
+            (Some(OWNER), Some(form)) if form <= FORM => Ok(Some((index.clone(), form))),
+            (Some(OWNER), Some(form)) => Err(SearchError::Unavailable(format!(
+                "index {index} has form {form}; this program knows forms up to {FORM}: run a later program, or delete the index"
+            ))),
+            _ => Err(SearchError::Unavailable(format!(
+                "index {index} has a mapping that is not the shop's: it was made by somebody else; rename or delete it"
+            ))),
+        }
+    }
+
+    /// Makes an empty index that no alias stands for yet; its name.
+    pub(crate) async fn make(&self, alias: &str, after: Option<&str>) -> Result<String, SearchError> {
+        let number = after.and_then(|index| index.rsplit_once('-')?.1.parse::<u64>().ok()).unwrap_or(0);
+        for number in number + 1..number + 10 {
+            let index = format!("{alias}-{number:06}");
+            let answer = self.put(&format!("/{index}"), described()).await?;
+            // Left behind by somebody who was killed, or being made by another replica at this moment.
+            if answer.status == 400 && answer.reason().contains("already exists") {
+                continue;
+            }
+            return self.accepted(answer).map(|_| index);
+        }
+        Err(SearchError::Unavailable(format!(
+            "there are too many indices named {alias}-NUMBER; delete those without alias"
+        )))
+    }
+
+    /// Lets an alias stand for an index, and deletes the one for which it stood, in one step.
+    pub(crate) async fn put_in_place(
+        &self,
+        alias: &str,
+        index: &str,
+        instead: Option<&str>,
+    ) -> Result<(), SearchError> {
+        let add = json!({"add": {"index": index, "alias": alias, "is_write_index": true}});
+        let remove = instead.map(|index| json!({"remove_index": {"index": index}}));
+        let actions: Vec<_> = std::iter::once(add).chain(remove).collect();
+        self.accepted(self.post("/_aliases", json!({"actions": actions})).await?).map(drop)
+    }
+}
+
+/// Settings and mapping. Tokens are made here, by [`crate::words`]: the server only takes them apart at the spaces.
+fn described() -> Value {
+    let unseen = json!({"type": "keyword", "index": false, "doc_values": false});
+    json!({
+        "settings": {
+            "number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": REFRESH,
+            "analysis": {
+                // The usual limit of 255 characters would take longer tokens apart.
+                "tokenizer": {"spaces": {"type": "whitespace", "max_token_length": 8000}},
+                "analyzer": {"tokens": {"type": "custom", "tokenizer": "spaces"}}
+            }
+        },
+        "mappings": {
+            "dynamic": "strict",
+            "_meta": {"owner": OWNER, "form": FORM},
+            "properties": {
+                "owner": {"type": "keyword"},
+                "facets": {"type": "keyword"},
+                "place": {"type": "long"},
+                "words": {
+                    "type": "text", "analyzer": "tokens", "norms": false, "index_options": "positions",
+                    "index_prefixes": {"min_chars": 1, "max_chars": 8}
+                },
+                "position": unseen,
+                "event": unseen
+            }
+        }
+    })
+}

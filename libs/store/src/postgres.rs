@@ -1,0 +1,319 @@
+//! The store on a server: PostgreSQL, for services of several processes.
+//!
+//! # Problem
+//! Replicas of a service share its events; each must see what the others committed, and none may undo it, whichever of them
+//! is killed, stopped or cut off.
+//!
+//! # Pattern
+//! The same port on a database server, which orders what processes do by locks that end with their transactions.
+//!
+//! # Here
+//! [`Postgres`] hands commits through a bounded queue to `postgres_writer.rs`, which has one connection; positions are given
+//! after the commit by `postgres_sequencer.rs`; reads, timers and leases go to a small pool.
+//! `postgres_schema.rs` makes and opens the database.
+//!
+//! # Limits
+//! Seven connections for each process. Time is the server's, for the clocks of replicas differ; where the server is replaced by
+//! one with another clock, timers are late or early by the difference. A full queue answers `Unavailable` at once.
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clock::{Clock, Ids, SystemClock, Timestamp};
+use futures::FutureExt;
+use futures::future::{self, BoxFuture};
+use sqlx::Row;
+use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::postgres_schema::Address;
+pub use crate::postgres_schema::{OpenError, Refusal};
+use crate::postgres_sequencer::{Sequencer, listen};
+use crate::postgres_writer::{Job, Writer, now};
+use crate::{
+    Commit, CommitError, CommitId, Meta, NewEvent, Position, ReadError, Recorded, Snapshot, Store, StreamId, Version,
+    Versions,
+};
+
+/// Most commits that wait for the writer.
+const QUEUE: usize = 1024;
+/// Most reads at a time.
+const READERS: u32 = 4;
+/// Longest wait for a connection to read with.
+const ACQUIRE: Duration = Duration::from_secs(2);
+/// Longest read; longer than its statement may take.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Longest lease, so that no sum runs over: some thirty thousand years.
+const MAX_LEASE: i64 = 1 << 60;
+
+/// A store in a database of its own.
+///
+/// Dropping it revokes no commit that was taken; what is not through by then goes on as long as the runtime does.
+pub struct Postgres {
+    name: String,
+    pool: PgPool,
+    clock: Option<Arc<dyn Clock>>,
+    queue: mpsc::Sender<Job>,
+    growth: watch::Sender<()>,
+    /// They end with the store.
+    _tasks: JoinSet<()>,
+}
+
+impl Postgres {
+    /// Opens the store in the database at `url` (`postgres://USER:PASSWORD@HOST:PORT/DATABASE`); an empty database is made
+    /// one, and an older one brought up to date. Without a `clock` time is the server's.
+    ///
+    /// # Errors
+    /// If the database cannot be reached, or is not a store that this program knows: [`OpenError::passes`] tells them
+    /// apart.
+    pub async fn open(url: &str, clock: Option<Arc<dyn Clock>>) -> Result<Postgres, OpenError> {
+        let address = Address::parse(url)?;
+        address.prepare().await?;
+        // One that was lost answers `Unavailable` once; asking each time whether it is there would cost a round trip.
+        let pool = PgPoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE).test_before_acquire(false);
+        let pool = pool.connect_lazy_with(address.options.clone());
+        let (growth, appended) = (watch::Sender::new(()), Arc::new(Notify::new()));
+        let id = Ids::random(Arc::new(SystemClock)).next();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Sequencer::new(address.clone(), id, appended.clone(), growth.clone()).run());
+        tasks.spawn(listen(address.clone(), id, growth.clone()));
+        let (queue, jobs) = mpsc::channel(QUEUE);
+        let name = address.name.clone();
+        start(Writer::new(address, clock.clone(), appended), jobs);
+        Ok(Postgres { name, pool, clock, queue, growth, _tasks: tasks })
+    }
+
+    fn now(&self) -> Option<i64> {
+        self.clock.as_ref().map(|clock| clock.now().0)
+    }
+
+    async fn read<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, ReadError> {
+        match timeout(LIMIT, query).await {
+            Ok(read) => read.map_err(|why| self.sentence(&why)),
+            Err(_) => Err(ReadError::Unavailable(format!("{}: no answer in {} s", self.name, LIMIT.as_secs()))),
+        }
+    }
+
+    fn sentence(&self, why: &sqlx::Error) -> ReadError {
+        let sentence = format!("{}: {why}", self.name);
+        match why {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => ReadError::Corrupt(sentence),
+            sqlx::Error::Database(said) if said.code().is_some_and(|code| code.starts_with("XX00")) => {
+                ReadError::Corrupt(sentence)
+            }
+            _ => ReadError::Unavailable(sentence),
+        }
+    }
+}
+
+/// Carries out what is queued until the queue's other end is dropped, and then what is left.
+#[expect(clippy::disallowed_methods, reason = "it outlives the store by what is queued, and ends by itself")]
+fn start(writer: Writer, jobs: mpsc::Receiver<Job>) {
+    tokio::spawn(writer.run(jobs));
+}
+
+const LOAD: &str =
+    "SELECT position, version, timestamp, id, type, schema, data::text, correlation_id, causation_id, actor,
+    traceparent FROM events WHERE stream = (SELECT key FROM streams WHERE name = $1) AND version > $2
+    ORDER BY version LIMIT $3";
+const READ_ALL: &str =
+    "SELECT position, events.version, events.timestamp, id, type, schema, data::text, correlation_id, causation_id, actor,
+    traceparent, name FROM events JOIN streams ON key = stream WHERE position > $1 ORDER BY position LIMIT $2";
+const VERSION: &str = "SELECT version FROM streams WHERE name = $1";
+// Heads of version 0 were only ever asked for.
+const NAMES: &str = "SELECT name FROM streams
+    WHERE version > 0 AND name >= $1 AND name > $2 AND ($3::text IS NULL OR name < $3) ORDER BY name LIMIT $4";
+const REPLY: &str = "SELECT reply FROM commits WHERE id = $1";
+const CLAIM: &str = concat!(
+    "WITH due AS (
+        SELECT key, due FROM timers WHERE due <= ",
+    now!(),
+    " ORDER BY due, key LIMIT $3 FOR UPDATE SKIP LOCKED)
+    UPDATE timers SET due = ",
+    now!(),
+    " + $2 FROM due WHERE timers.key = due.key RETURNING due.due, due.key"
+);
+const LEASE: &str = concat!(
+    "INSERT INTO leases VALUES ($4, $3, ",
+    now!(),
+    " + $2) ON CONFLICT (name)
+    DO UPDATE SET holder = excluded.holder, until = excluded.until
+    WHERE leases.holder = excluded.holder OR leases.until <= excluded.until - $2"
+);
+const ARMED: &str = "SELECT count(*) FROM timers";
+const TIMERS: &str = "SELECT key, due FROM timers WHERE key > $1 ORDER BY key LIMIT $2";
+const MARK: &str = "SELECT value FROM marks WHERE name = $1";
+const SNAPSHOT: &str = "SELECT version, schema, data FROM snapshots
+    WHERE stream = (SELECT key FROM streams WHERE name = $1)";
+const KEEP: &str =
+    "INSERT INTO snapshots SELECT key, $2, $3, $4 FROM streams WHERE name = $1 AND $2 BETWEEN 1 AND version
+    ON CONFLICT (stream) DO UPDATE SET version = excluded.version, schema = excluded.schema, data = excluded.data
+    WHERE excluded.version >= snapshots.version";
+
+fn recorded(row: &PgRow, stream: StreamId) -> Result<Recorded, sqlx::Error> {
+    Ok(Recorded {
+        position: row.try_get::<Option<i64>, _>(0)?.map(|position| position as Position),
+        stream,
+        version: row.try_get::<i64, _>(1)? as Version,
+        timestamp: Timestamp(row.try_get(2)?),
+        event: NewEvent { id: row.try_get(3)?, kind: row.try_get(4)?, schema: narrow(row, 5)?, data: row.try_get(6)? },
+        meta: Meta {
+            correlation_id: row.try_get(7)?,
+            causation_id: row.try_get(8)?,
+            actor: row.try_get(9)?,
+            traceparent: row.try_get(10)?,
+        },
+    })
+}
+
+/// The server has no unsigned integers; nobody but us writes what does not fit.
+fn narrow(row: &PgRow, column: usize) -> Result<u16, sqlx::Error> {
+    u16::try_from(row.try_get::<i32, _>(column)?).map_err(|why| sqlx::Error::Decode(why.into()))
+}
+
+/// The server's integers end where ours go on; no version, position or number of rows gets there.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn microseconds(length: Duration) -> i64 {
+    i64::try_from(length.as_micros()).unwrap_or(MAX_LEASE).min(MAX_LEASE)
+}
+
+/// The first text, in byte order, behind all that start with `prefix`; absent if there is none.
+fn behind(prefix: &str) -> Option<String> {
+    let mut text = prefix.to_owned();
+    while let Some(last) = text.pop() {
+        // Stepping over the code points that are no characters.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        let load = sqlx::query(LOAD).bind(&*stream.0).bind(integer(after)).bind(integer(limit as u64));
+        let rows =
+            async { load.fetch_all(&self.pool).await?.iter().map(|row| recorded(row, stream.clone())).collect() };
+        self.read(rows).await
+    }
+
+    async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        let version = sqlx::query_scalar::<_, i64>(VERSION).bind(&*stream.0).fetch_optional(&self.pool);
+        Ok(self.read(version).await?.unwrap_or(0) as Version)
+    }
+
+    async fn streams(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<StreamId>, ReadError> {
+        let names = sqlx::query_scalar::<_, String>(NAMES).bind(prefix).bind(after).bind(behind(prefix));
+        let names = self.read(names.bind(integer(limit as u64)).fetch_all(&self.pool)).await?;
+        Ok(names.into_iter().map(StreamId::from).collect())
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>> {
+        if let Err(why) = commit.check() {
+            return future::ready(Err(CommitError::Malformed(why))).boxed();
+        }
+        let (answer, answered) = oneshot::channel();
+        let unavailable = |why: &str| CommitError::Unavailable(format!("{}: {why}", self.name));
+        match self.queue.try_send(Job { commit, answer }) {
+            Ok(()) => {
+                let died = unavailable("its writer stopped before it answered");
+                answered.map(|answer| answer.unwrap_or(Err(died))).boxed()
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                future::ready(Err(unavailable("too many commits are waiting"))).boxed()
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                future::ready(Err(unavailable("its writer has stopped"))).boxed()
+            }
+        }
+    }
+
+    async fn reply(&self, id: &CommitId) -> Result<Option<Vec<u8>>, ReadError> {
+        self.read(sqlx::query_scalar(REPLY).bind(&*id.0).fetch_optional(&self.pool)).await
+    }
+
+    async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        let read = sqlx::query(READ_ALL).bind(integer(after)).bind(integer(limit as u64));
+        let rows = async {
+            let rows = read.fetch_all(&self.pool).await?;
+            rows.iter().map(|row| recorded(row, row.try_get::<&str, _>(11)?.into())).collect()
+        };
+        self.read(rows).await
+    }
+
+    async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
+        let claim = sqlx::query_as::<_, (i64, String)>(CLAIM).bind(self.now()).bind(microseconds(lease));
+        let mut claimed = self.read(claim.bind(integer(limit as u64)).fetch_all(&self.pool)).await?;
+        // They come in the order in which they were re-armed.
+        claimed.sort_unstable();
+        Ok(claimed.into_iter().map(|(_, key)| key).collect())
+    }
+
+    async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
+        let take = sqlx::query(LEASE).bind(self.now()).bind(microseconds(length)).bind(holder).bind(name);
+        Ok(self.read(take.execute(&self.pool)).await?.rows_affected() > 0)
+    }
+
+    async fn armed(&self) -> Result<u64, ReadError> {
+        let count = sqlx::query_scalar::<_, i64>(ARMED).fetch_one(&self.pool);
+        Ok(self.read(count).await? as u64)
+    }
+
+    async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError> {
+        let timers = sqlx::query_as::<_, (String, i64)>(TIMERS).bind(after).bind(integer(limit as u64));
+        let timers = self.read(timers.fetch_all(&self.pool)).await?;
+        Ok(timers.into_iter().map(|(key, due)| (key, Timestamp(due))).collect())
+    }
+
+    fn growth(&self) -> watch::Receiver<()> {
+        self.growth.subscribe()
+    }
+
+    async fn mark(&self, name: &str) -> Result<u64, ReadError> {
+        let value = sqlx::query_scalar::<_, i64>(MARK).bind(name).fetch_optional(&self.pool);
+        Ok(self.read(value).await?.unwrap_or(0) as u64)
+    }
+
+    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, ReadError> {
+        let found = async {
+            let row = sqlx::query(SNAPSHOT).bind(&*stream.0).fetch_optional(&self.pool).await?;
+            let snapshot = |row: &PgRow| {
+                let version = row.try_get::<i64, _>(0)? as Version;
+                Ok(Snapshot { version, schema: narrow(row, 1)?, data: row.try_get(2)? })
+            };
+            row.as_ref().map(snapshot).transpose()
+        };
+        self.read(found).await
+    }
+
+    async fn keep_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<(), ReadError> {
+        let Snapshot { version, schema, data } = snapshot;
+        let keep = sqlx::query(KEEP).bind(&*stream.0).bind(integer(version)).bind(i32::from(schema)).bind(data);
+        self.read(keep.execute(&self.pool)).await.map(drop)
+    }
+
+    async fn drop_snapshots(&self) -> Result<(), ReadError> {
+        self.read(sqlx::query("DELETE FROM snapshots").execute(&self.pool)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+#[path = "postgres_fault_tests.rs"]
+mod fault_tests;
+#[cfg(test)]
+#[path = "postgres_proxy.rs"]
+mod proxy;
+#[cfg(test)]
+#[path = "postgres_server.rs"]
+pub(crate) mod server;
+#[cfg(test)]
+#[path = "postgres_tests.rs"]
+mod tests;
