@@ -305,3 +305,8 @@ async fn delete(servers: &str, prefix: &str) {
         }
     }
 }
+
+#[path = "kafka_broker.rs"]
+mod broker;
+#[path = "kafka_services_tests.rs"]
+mod services;
