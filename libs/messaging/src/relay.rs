@@ -16,13 +16,23 @@
 //! empty envelope, so that versions stay dense. Before its first page it reads back what was published last, and refuses a log
 //! that lacks it ([`Relay::check`]).
 //!
+//!
+//! Of several replicas the one publishes that has the lease `relay-<topic>` ([`Turn`]); who loses it begins at the mark when it
+//! has it again.
+//!
 //! # Limits
-//! At least once. Two relays at a time do no harm, but publish twice: the mark moves for one of them only.
+//! At least once. The lease saves work and guards nothing: a relay that hangs and goes on after it ran out publishes what another
+//! has published, and the mark moves for one of them only. That does no harm: each of them sends every partition a range of the
+//! log from a mark on, without holes, so that whoever drops the versions that he knows finds the rest in order, however the two
+//! are mixed.
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select;
 use host::Process;
 use prost::Name;
+use store::turn::Turn;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 
 use tokio::time::{Instant, sleep, timeout};
@@ -97,6 +107,7 @@ pub struct Relay {
     meters: Meters,
     /// Absent until its mark was read.
     cursor: Option<Cursor>,
+    turn: Turn,
 }
 
 /// How far the log was dealt with.
@@ -121,7 +132,9 @@ impl Relay {
         publicity: Publicity,
     ) -> Relay {
         let (process, Messages { bus, meters, .. }) = (process.clone(), messages.clone());
-        Relay { process, store, bus, source, topic: format!("{source}-events"), publicity, meters, cursor: None }
+        let topic = format!("{source}-events");
+        let turn = Turn::new(store.clone(), mark(&topic), process.ids.next());
+        Relay { process, store, bus, source, topic, publicity, meters, cursor: None, turn }
     }
 
     /// The topic that it publishes to.
@@ -133,7 +146,11 @@ impl Relay {
     /// Publishes the log as it grows, until the process stops.
     pub fn start(mut self) {
         let tasks = self.process.tasks.clone();
-        tasks.spawn_until_stop(async move { self.run().await });
+        self.process.tasks.clone().spawn(async move {
+            drop(select(pin!(self.run()), pin!(tasks.stopping())).await);
+            // Otherwise the others would wait until it runs out.
+            let _ = timeout(AFTER_FAILURE, self.turn.give_back()).await;
+        });
     }
 
     async fn run(&mut self) {
@@ -145,6 +162,10 @@ impl Relay {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
             let stepped = async {
+                if !self.turn.is_mine().await? {
+                    self.cursor = None;
+                    return Ok(None);
+                }
                 if !checked {
                     self.bus.create(&self.topic, PARTITIONS).await?;
                     self.check().await?;
@@ -155,17 +176,22 @@ impl Relay {
                     self.keep().await?;
                     kept = Instant::now();
                 }
-                Ok(events)
+                Ok(Some(events))
             };
             match stepped.await {
-                Ok(0) => {
+                Ok(None) => {
+                    self.process.health.ready(&part);
+                    unsent_age.set(0.0);
+                    sleep(EVERY).await;
+                }
+                Ok(Some(0)) => {
                     self.process.health.ready(&part);
                     unsent_age.set(0.0);
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
                     sleep(PAUSE).await;
                 }
-                Ok(_) => self.process.health.ready(&part),
+                Ok(Some(_)) => self.process.health.ready(&part),
                 Err(why @ RelayError::Older(_)) => {
                     tracing::error!(topic = self.topic, %why, "the relay stops");
                     return self.process.health.missing(&part, why.to_string());
@@ -223,12 +249,8 @@ impl Relay {
         if let Some(cursor) = self.cursor {
             return Ok(cursor);
         }
-        let marked = self.store.mark(&self.mark()).await?;
+        let marked = self.store.mark(&mark(&self.topic)).await?;
         Ok(*self.cursor.insert(Cursor { reached: marked, published: marked, marked }))
-    }
-
-    fn mark(&self) -> String {
-        format!("relay-{}", self.topic)
     }
 
     /// Keeps the cursor as a mark, so that a restart begins there.
@@ -241,7 +263,7 @@ impl Relay {
             return Ok(());
         };
         let id = CommitId::from(self.process.ids.next().to_string());
-        let marks = vec![MarkMove { name: self.mark(), from: marked, to: published }];
+        let marks = vec![MarkMove { name: mark(&self.topic), from: marked, to: published }];
         let commit = Commit { marks, ..Commit::new(id, Meta::default()) };
         match store::folded::persist(self.store.as_ref(), commit).await {
             Ok(()) => {}
@@ -277,6 +299,11 @@ impl Relay {
         };
         Ok(Some(envelope.encode()))
     }
+}
+
+/// The name of a topic's mark, and of its lease.
+fn mark(topic: &str) -> String {
+    format!("relay-{topic}")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use clock::{Ids, SystemClock, Timestamp, TokioClock};
 use futures::future::BoxFuture;
 use store::memory::Memory;
+use store::wrapped::{Wrapped, Wrapping};
 use store::{Append, Expected, NewEvent, Snapshot, StreamId, Version, Versions};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -320,4 +321,177 @@ async fn an_idle_relay_is_woken_by_the_log() {
     }
     assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
     assert!(tasks.drain(Duration::from_secs(1)).await);
+}
+
+/// Replicas of one service over one log, which counts how often it is looked at.
+struct Replicas {
+    store: Arc<Wrapped<Counting>>,
+    bus: Arc<Recorder>,
+    ids: Arc<Ids>,
+    clock: Arc<TokioClock>,
+}
+
+struct Counting {
+    inner: Memory,
+    looks: AtomicUsize,
+}
+
+#[async_trait]
+impl Wrapping for Counting {
+    fn inner(&self) -> &dyn Store {
+        &self.inner
+    }
+    async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.inner.read_all(after, limit).await
+    }
+}
+
+/// The bus of one replica, which can be stopped in the middle of a publish.
+struct Freezing {
+    inner: Arc<Recorder>,
+    frozen: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Bus for Freezing {
+    async fn create(&self, topic: &str, partitions: Partition) -> Result<(), BusError> {
+        self.inner.create(topic, partitions).await
+    }
+    async fn publish(&self, topic: &str, messages: Vec<Message>) -> Result<(), BusError> {
+        self.frozen.subscribe().wait_for(|frozen| !frozen).await.unwrap();
+        self.inner.publish(topic, messages).await
+    }
+    async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
+        self.inner.subscribe(group, topics).await
+    }
+    async fn latest(&self, topic: &str) -> Result<Vec<crate::Delivered>, BusError> {
+        self.inner.latest(topic).await
+    }
+    async fn lag(&self, group: &str, topic: &str) -> Result<Offset, BusError> {
+        self.inner.lag(group, topic).await
+    }
+}
+
+impl Replicas {
+    fn new() -> Replicas {
+        let clock = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
+        let store = Arc::new(Wrapped(Counting { inner: Memory::new(clock.clone()), looks: AtomicUsize::new(0) }));
+        Replicas { store, bus: Arc::default(), ids: Arc::new(Ids::random(clock.clone())), clock }
+    }
+
+    fn replica(&self) -> (Relay, Arc<Freezing>) {
+        let process = Process::new(self.clock.clone(), self.ids.clone());
+        let bus = Arc::new(Freezing { inner: self.bus.clone(), frozen: watch::Sender::new(false) });
+        let messages = Messages::new(&process, bus.clone());
+        (Relay::new(&process, self.store.clone(), &messages, "order", publicity), bus)
+    }
+
+    /// One more event.
+    async fn one_more(&self) {
+        let event = NewEvent { id: self.ids.next(), kind: "Told".into(), schema: 1, data: "{}".into() };
+        let appends = vec![Append { stream: "order-0".into(), expected: Expected::Any, events: vec![event] }];
+        let commit = Commit { appends, ..Commit::new("one more".into(), Meta::default()) };
+        self.store.commit(commit).await.unwrap();
+    }
+
+    /// Waits until so many messages are published.
+    async fn published(&self, count: usize) {
+        let limit = Duration::from_secs(30);
+        let reached = async {
+            while self.bus.kept().len() < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(timeout(limit, reached).await.is_ok(), "{} of {count}", self.bus.kept().len());
+    }
+}
+
+const ALL: usize = (PAGE + PAGE / 2) / 5 * 4;
+
+/// Of two replicas one publishes, and when it stops the other goes on soon, from where it was.
+#[tokio::test(start_paused = true)]
+async fn one_of_two_replicas_publishes_and_another_goes_on_when_it_stops() {
+    let replicas = Replicas::new();
+    let ((one, _), (two, _)) = (replicas.replica(), replicas.replica());
+    let tasks = [one.process.tasks.clone(), two.process.tasks.clone()];
+    one.start();
+    two.start();
+    log(replicas.store.as_ref(), &replicas.ids).await;
+    replicas.published(ALL).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(replicas.bus.kept().len(), ALL, "nothing twice");
+    everything_once(&replicas.bus.kept());
+
+    assert!(tasks[0].drain(Duration::from_secs(1)).await);
+    let before = Instant::now();
+    replicas.one_more().await;
+    replicas.published(ALL + 1).await;
+    assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
+    assert_eq!(replicas.bus.kept().len(), ALL + 1, "it begins where the other was");
+    assert!(tasks[1].drain(Duration::from_secs(1)).await);
+}
+
+/// A relay that is killed with the lease is followed when the lease has run out.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_killed_with_the_lease_is_followed() {
+    let replicas = Replicas::new();
+    let ((mut one, _), (two, _)) = (replicas.replica(), replicas.replica());
+    assert!(timeout(Duration::from_secs(1), one.run()).await.is_err());
+    drop(one);
+    let (before, tasks) = (Instant::now(), two.process.tasks.clone());
+    two.start();
+    log(replicas.store.as_ref(), &replicas.ids).await;
+    replicas.published(ALL).await;
+    let took = before.elapsed();
+    assert!((Duration::from_secs(3)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    everything_once(&replicas.bus.kept());
+    assert!(tasks.drain(Duration::from_secs(1)).await);
+}
+
+/// A relay that hangs in the middle of a publish loses the lease, and what it publishes when it goes on does no harm.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_hangs_with_the_lease_does_no_harm_when_it_goes_on() {
+    let replicas = Replicas::new();
+    let ((one, frozen), (two, _)) = (replicas.replica(), replicas.replica());
+    let tasks = [one.process.tasks.clone(), two.process.tasks.clone()];
+    one.start();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    two.start();
+    frozen.frozen.send_replace(true);
+    log(replicas.store.as_ref(), &replicas.ids).await;
+    replicas.published(ALL).await;
+    everything_once(&replicas.bus.kept());
+    frozen.frozen.send_replace(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let twice = replicas.bus.kept().len() - ALL;
+    assert!((1..=PAGE).contains(&twice), "the page that it hung in, and no more: {twice}");
+    everything_once(&replicas.bus.kept());
+
+    // Whoever has the lease now publishes what comes, once.
+    replicas.one_more().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(replicas.bus.kept().len(), ALL + twice + 1);
+    for tasks in tasks {
+        assert!(tasks.drain(Duration::from_secs(1)).await);
+    }
+}
+
+/// OX-12: idle, the one that publishes looks at the log twice a second, and the other never.
+#[tokio::test(start_paused = true)]
+async fn idle_replicas_look_at_the_log_twice_a_second_together() {
+    let replicas = Replicas::new();
+    let ((one, _), (two, _)) = (replicas.replica(), replicas.replica());
+    let tasks = [one.process.tasks.clone(), two.process.tasks.clone()];
+    one.start();
+    two.start();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let counted = || replicas.store.0.looks.load(Ordering::SeqCst);
+    let before = counted();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let looks = counted() - before;
+    assert!((100..=120).contains(&looks), "{looks} looks in a minute");
+    for tasks in tasks {
+        assert!(tasks.drain(Duration::from_secs(1)).await);
+    }
 }

@@ -49,6 +49,7 @@ mod sqlite_checks;
 pub mod sqlite_file;
 mod sqlite_writer;
 pub mod timers;
+pub mod turn;
 pub mod wrapped;
 
 use std::fmt;
