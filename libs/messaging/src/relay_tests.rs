@@ -449,6 +449,23 @@ async fn a_relay_that_is_killed_with_the_lease_is_followed() {
     assert!(tasks.drain(Duration::from_secs(1)).await);
 }
 
+/// A relay that stood still while another had the lease does not go on where it was.
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_stood_still_begins_at_the_mark() {
+    let replicas = Replicas::new();
+    let ((mut one, _), (two, _)) = (replicas.replica(), replicas.replica());
+    let tasks = two.process.tasks.clone();
+    assert!(timeout(Duration::from_secs(1), one.run()).await.is_err());
+    two.start();
+    log(replicas.store.as_ref(), &replicas.ids).await;
+    replicas.published(ALL).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(timeout(Duration::from_secs(5), one.run()).await.is_err());
+    assert!(tasks.drain(Duration::from_secs(1)).await);
+    assert!(timeout(Duration::from_secs(60), one.run()).await.is_err());
+    assert_eq!(replicas.bus.kept().len(), ALL, "nothing twice");
+}
+
 /// A relay that hangs in the middle of a publish loses the lease, and what it publishes when it goes on does no harm.
 #[tokio::test(start_paused = true)]
 async fn a_relay_that_hangs_with_the_lease_does_no_harm_when_it_goes_on() {
