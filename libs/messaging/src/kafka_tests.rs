@@ -179,10 +179,16 @@ async fn a_publish_that_is_dropped_sends_nothing_later() {
         seen.add(soon(sub.next(500)).await.unwrap());
     }
     let kept = numbers(&seen.all);
+    let mut of_dropped = 0;
     for round in kept[..kept.len() - 1].chunk_by(|before, after| before / 1_000 == after / 1_000) {
         assert!(round.iter().map(|n| n % 1_000).eq(0..round.len() as u64), "{round:?}");
-        assert!(round.len() == 500 || round[0] / 1_000 % 2 == 0, "a publish that was answered is whole");
+        if round[0] / 1_000 % 2 == 0 {
+            of_dropped += round.len();
+        } else {
+            assert_eq!(round.len(), 500, "a publish that was answered is whole");
+        }
     }
+    assert!(of_dropped < 10 * 500, "all that was dropped was sent");
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ impl Relay {
     pub fn start(mut self) {
         let tasks = self.process.tasks.clone();
         self.process.tasks.clone().spawn(async move {
-            drop(select(pin!(self.run()), pin!(tasks.stopping())).await);
+            let _ = select(pin!(self.run()), pin!(tasks.stopping())).await;
             // Otherwise the others would wait until it runs out.
             let _ = timeout(AFTER_FAILURE, self.turn.give_back()).await;
         });

@@ -14,7 +14,7 @@
 //!
 //! # Limits
 //! What was written is seen some tenths of a second later; a search that must see a version makes it seen first. A document's
-//! place in the order is where its writer first met it: two writers at the same moment may disagree by a page.
+//! place in the order is where its writer first met it: one that hung and goes on beside another may disagree by a page.
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -230,6 +230,10 @@ impl Index for Elastic {
         let body = self.client.accepted(answer)?;
         let found = |hit: &Value| Some((hit["sort"][0].as_u64()?, hit["_id"].as_str()?.to_owned()));
         Ok(body["hits"]["hits"].as_array().into_iter().flatten().filter_map(found).collect())
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn clear(&self) -> Result<(), SearchError> {

@@ -148,6 +148,11 @@ pub trait Index: Send + Sync + 'static {
 
     /// Forgets everything.
     async fn clear(&self) -> Result<(), SearchError>;
+
+    /// Whether all replicas of the service have this one together: then one of them writes it.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 const TOKEN_BYTES: usize = 16;

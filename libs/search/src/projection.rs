@@ -13,18 +13,24 @@
 //! checkpoint before it: a program that reads it goes on from there. A log that lacks the checkpoint's event is another log:
 //! the index is made anew. Until the end of the log as it was at the start is reached, searches are refused.
 //!
+//!
+//! Where all replicas have one index together, the one writes that has the lease `projector-<name>` ([`Turn`]).
+//!
 //! # Limits
 //! Woken by the log, it waits [`PAUSE`] before it looks, so that a stream that changes quickly is written once: what is found is
 //! that much behind. A search that must see a write waits for it ([`Projector::wait_for`]).
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::select;
 use host::Process;
 use prometheus::GaugeVec;
+use store::turn::Turn;
 use store::{Position, ReadError, Recorded, Store, StreamId, Version};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -121,11 +127,17 @@ impl Projector {
 
     /// Follows the log until the process stops.
     pub fn start(&self) {
-        let projector = self.clone();
-        self.0.process.tasks.spawn_until_stop(async move { projector.run().await });
+        let (projector, tasks) = (self.clone(), self.0.process.tasks.clone());
+        let name = format!("projector-{}", self.0.projection.name());
+        let mut turn = Turn::new(self.0.store.clone(), name, self.0.process.ids.next());
+        self.0.process.tasks.spawn(async move {
+            let _ = select(pin!(projector.run(&mut turn)), pin!(tasks.stopping())).await;
+            // Otherwise the others would wait until it runs out.
+            let _ = timeout(AFTER_FAILURE, turn.give_back()).await;
+        });
     }
 
-    async fn run(&self) {
+    async fn run(&self, turn: &mut Turn) {
         let part = format!("{} search", self.0.projection.name());
         let mut growth = self.0.store.growth();
         let mut begun = false;
@@ -133,21 +145,26 @@ impl Projector {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
             let stepped = async {
+                if self.0.index.is_shared() && !turn.is_mine().await? {
+                    begun = false;
+                    return self.stand_by().await.map(|()| None);
+                }
                 if !begun {
                     self.begin().await?;
                     begun = true;
                 }
-                self.step().await
+                self.step().await.map(Some)
             };
             match stepped.await {
-                Ok(0) => {
+                Ok(None) => sleep(EVERY).await,
+                Ok(Some(0)) => {
                     self.0.complete.store(true, Ordering::Relaxed);
                     self.0.process.health.ready(&part);
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
                     sleep(PAUSE).await;
                 }
-                Ok(_) => {}
+                Ok(Some(_)) => {}
                 Err(Stopped::Log(ReadError::Corrupt(why))) => {
                     let after = self.0.index.checkpoint().await.unwrap_or_default().position;
                     tracing::error!(projection = self.0.projection.name(), after, why, "the projection stops");
@@ -159,6 +176,21 @@ impl Projector {
                 }
             }
         }
+    }
+
+    /// Another replica writes: searches are answered once it has come to the end of the log.
+    async fn stand_by(&self) -> Result<(), Stopped> {
+        let Inner { process, store, index, projection, meters, complete, .. } = self.0.as_ref();
+        meters.age.with_label_values(&[projection.name()]).set(0.0);
+        if !complete.load(Ordering::Relaxed) {
+            let position = index.checkpoint().await?.position;
+            if !store.read_all(position, 1).await?.is_empty() {
+                return Ok(());
+            }
+            complete.store(true, Ordering::Relaxed);
+        }
+        process.health.ready(&format!("{} search", projection.name()));
+        Ok(())
     }
 
     /// Makes the index anew if it was made from another log.
@@ -218,13 +250,17 @@ impl Projector {
     pub async fn wait_for(&self, id: &str, version: Version, patience: Duration) -> Result<bool, SearchError> {
         let until = Instant::now() + patience;
         let mut written = self.0.written.subscribe();
+        // What another replica writes wakes nobody here.
+        let look = if self.0.index.is_shared() { PAUSE } else { patience };
         loop {
+            let left = until.saturating_duration_since(Instant::now());
             if self.0.index.version(id).await? >= version {
                 return Ok(true);
             }
-            if timeout(until.saturating_duration_since(Instant::now()), written.changed()).await.is_err() {
-                return Ok(self.0.index.version(id).await? >= version);
+            if left.is_zero() {
+                return Ok(false);
             }
+            let _ = timeout(left.min(look), written.changed()).await;
         }
     }
 }
