@@ -2,6 +2,8 @@
 //!
 //! | file | holds |
 //! |---|---|
+//! | `appends` | commits to PostgreSQL, and single rows beside them (with the feature `infra`) |
+//! | `relay` | the relay of a log onto Kafka (with the feature `infra`) |
 //! | [`saga`] | the saga engine alone, in this process |
 //! | [`checkout`] | a whole checkout over HTTP, the edge alone, the start of an empty shop |
 //! | [`facts`] | what is published and found beside the requests |
@@ -20,6 +22,8 @@
 //! Server and load share one machine: a figure is a lower bound for a server of its own, and comparable only with figures
 //! of the same machine at rest.
 
+#[cfg(feature = "infra")]
+pub mod appends;
 pub mod chance;
 pub mod checkout;
 pub mod connection;
@@ -28,6 +32,8 @@ pub mod facts;
 pub mod flat;
 pub mod fulfilment;
 pub mod proc;
+#[cfg(feature = "infra")]
+pub mod relay;
 pub mod report;
 pub mod saga;
 pub mod server;

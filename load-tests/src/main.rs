@@ -2,6 +2,8 @@
 //!
 //! It ends with an error if any answer was not as expected; a missed bar is printed, and no error.
 use clap::{Parser, Subcommand};
+#[cfg(feature = "infra")]
+use load_tests::{appends, relay};
 use load_tests::{checkout, facts, flat, fulfilment, saga};
 use tokio::runtime::Builder;
 
@@ -21,6 +23,12 @@ enum Bench {
     Checkout(checkout::Options),
     /// What is published and found beside the requests: the relay, and the search
     Facts(facts::Options),
+    /// Commits to PostgreSQL in groups, and single rows beside them
+    #[cfg(feature = "infra")]
+    Appends(appends::Options),
+    /// The relay of an embedded log onto Kafka, and whether it comes back in order
+    #[cfg(feature = "infra")]
+    Relay(relay::Options),
     /// From confirmed to shipped on an idle shop, and what an idle shop takes
     Fulfilment(fulfilment::Options),
     /// Whether a shop with a past is as fast, as small and as quick to start as a new one
@@ -32,6 +40,10 @@ fn main() -> anyhow::Result<()> {
         // The engine runs as it does in a server: on as many threads as there are cores.
         Bench::Saga(options) => Builder::new_multi_thread().enable_all().build()?.block_on(saga::run(options)),
         Bench::Facts(options) => Builder::new_multi_thread().enable_all().build()?.block_on(facts::run(options)),
+        #[cfg(feature = "infra")]
+        Bench::Appends(options) => Builder::new_multi_thread().enable_all().build()?.block_on(appends::run(options)),
+        #[cfg(feature = "infra")]
+        Bench::Relay(options) => Builder::new_multi_thread().enable_all().build()?.block_on(relay::run(options)),
         // One thread costs the server least.
         Bench::Checkout(options) => {
             Builder::new_current_thread().enable_all().build()?.block_on(checkout::run(options))

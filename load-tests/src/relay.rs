@@ -1,16 +1,13 @@
-//! `bench-relay`: publishes a log that was written while the broker was away, and reads it back.
+//! Publishes a log to Kafka as if it had been written while the broker was away, and reads it back.
 //!
-//! The log is a SQLite file in this process; the broker is Kafka, wherever it is.
+//! The log is a SQLite file in this process; the broker is wherever it is.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::Args;
 use host::Process;
-use load_tests::facts;
-use load_tests::report::{Report, whole};
-use load_tests::server::Folder;
 use messaging::envelope::Envelope;
 use messaging::kafka::{Kafka, Settings};
 use messaging::{Bus, Delivered};
@@ -18,29 +15,31 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use tokio::time::{Instant, timeout};
 
+use crate::facts;
+use crate::report::{Report, whole};
+use crate::server::Folder;
+
 /// How long is waited for the next messages when the log is read back.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Messages of one batch.
 const BATCH: usize = 1_000;
 
-/// Measures the relay of a SQLite log onto Kafka.
-#[derive(Parser, Clone, Debug)]
-#[command(name = "bench-relay", version)]
-struct Options {
+/// What to run.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
     /// Events that are published
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
-    events: u64,
+    pub events: u64,
     /// The brokers
-    #[arg(long, env = "JANGTEO_KAFKA", value_name = "HOSTS")]
-    kafka: String,
+    #[arg(long, env = "JANGTEO_TEST_KAFKA", value_name = "HOSTS")]
+    pub kafka: String,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(&options))
-}
-
-async fn run(options: &Options) -> Result<()> {
+/// Measures the relay of a SQLite log onto Kafka.
+///
+/// # Errors
+/// If a file or the broker fails, or a stream does not come back as it was.
+pub async fn run(options: Options) -> Result<()> {
     let report =
         Report::begin("The log is in this process; the broker is another on the same machine, or wherever it is.");
     let (process, folder) = (Process::on_this_machine(), Folder::make("relay")?);

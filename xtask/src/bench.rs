@@ -5,33 +5,19 @@ use std::path::Path;
 use crate::steps::{Cargo, Failed, judge};
 
 /// What can be measured.
-pub(crate) const KINDS: [&str; 6] = ["saga", "checkout", "fulfilment", "facts", "relay", "flat"];
+pub(crate) const KINDS: [&str; 7] = ["saga", "checkout", "fulfilment", "facts", "flat", "appends", "relay"];
 /// What is measured in the measuring program itself.
-const INSIDE: [&str; 2] = ["saga", "facts"];
-/// What is measured against Kafka, by a program that knows it.
-const RELAY: &str = "relay";
+const INSIDE: [&str; 4] = ["saga", "facts", "appends", "relay"];
+/// What needs the clients of real servers.
+const INFRA: [&str; 2] = ["appends", "relay"];
 const LAST_LINES: usize = 10;
 
 /// Measures one of [`KINDS`], with arguments that go on as they are.
 pub(crate) fn run(cargo: &Cargo, kind: &str, arguments: &[&str]) -> Result<(), Failed> {
-    if kind == RELAY {
-        cargo.step(&[
-            "build",
-            "--release",
-            "--package",
-            "load-tests",
-            "--features",
-            "infra",
-            "--bin",
-            "bench-relay",
-        ])?;
-        let program = cargo.target()?.join("release").join("bench-relay");
-        let status = std::process::Command::new(&program).args(arguments).status();
-        return judge(&program.display().to_string(), status);
-    }
     // Everything else is asked of a server.
     let server: &[&str] = if INSIDE.contains(&kind) { &[] } else { &["--package", "monolith"] };
-    cargo.step(&[&["build", "--release", "--package", "load-tests"], server].concat())?;
+    let infra: &[&str] = if INFRA.contains(&kind) { &["--features", "load-tests/infra"] } else { &[] };
+    cargo.step(&[&["build", "--release", "--package", "load-tests"], server, infra].concat())?;
 
     let target = cargo.target()?;
     let program = target.join("release").join("load-tests");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::infra::Infra;
 use crate::processes::Process;
 use crate::servers::{Server, broken};
-use crate::steps::{Cargo, Failed, until};
+use crate::steps::{BUILD, Cargo, Failed, until};
 
 /// The services, the one that customers talk to last.
 const SERVICES: [&str; 6] = ["inventory", "payment", "shipping", "order", "auditor", "gateway"];
@@ -71,7 +71,7 @@ impl Fleet {
             let mut value = || rest.next().ok_or_else(|| Failed::new(format!("{word} needs a value")));
             match word {
                 "--replicas" => replicas = read_replicas(value()?)?,
-                "--release" => profile = "release",
+                "--quick" => profile = "quick",
                 "--pace-ms" => {
                     let told = value()?;
                     pace = Some(told.parse().map_err(|_| Failed::new(format!("{told} is no number of milliseconds")))?);
@@ -85,9 +85,22 @@ impl Fleet {
         Ok(Fleet { infra, programs: cargo.target()?.join(profile), run, replicas, pace })
     }
 
+    /// The fleet for tests: several replicas, and parcels that do not take long.
+    ///
+    /// # Errors
+    /// If its folders cannot be made.
+    pub(crate) fn of_test(cargo: &Cargo) -> Result<Fleet, Failed> {
+        Fleet::read(cargo, &["--replicas", "order=2,inventory=2,payment=2,shipping=2", "--pace-ms", "1000"])
+    }
+
+    /// Where customers find it.
+    pub(crate) fn open_at(&self) -> String {
+        self.address("gateway", 0)
+    }
+
     fn build(&self, cargo: &Cargo) -> Result<(), Failed> {
-        let release: &[&str] = if self.programs.ends_with("release") { &["--release"] } else { &[] };
-        cargo.step(&[&["build", "--workspace", "--all-features"], release].concat())
+        let quick: &[&str] = if self.programs.ends_with("quick") { &["--profile", "quick"] } else { &[] };
+        cargo.step(&[BUILD, quick].concat())
     }
 
     /// Starts what does not run, and waits until all of it is ready.
@@ -96,8 +109,7 @@ impl Fleet {
     /// Which process is not, and why.
     pub(crate) fn up(&self) -> Result<(), Failed> {
         let theirs = self.run.join("servers");
-        if !self.infra.are_up() {
-            self.infra.up(&Server::ALL)?;
+        if self.infra.up_if_down()? {
             fs::write(&theirs, "").map_err(|why| broken(&theirs, &why))?;
         }
         for (service, replica) in self.all() {
@@ -126,10 +138,19 @@ impl Fleet {
         }
     }
 
-    fn down(&self) -> Result<(), Failed> {
+    /// Stops the processes, those first that others call last.
+    ///
+    /// # Errors
+    /// The first that cannot be stopped.
+    pub(crate) fn stop(&self) -> Result<(), Failed> {
         for service in SERVICES.iter().rev() {
             (0..MOST).try_for_each(|replica| self.process(service, replica).stop("TERM"))?;
         }
+        Ok(())
+    }
+
+    fn down(&self) -> Result<(), Failed> {
+        self.stop()?;
         let theirs = self.run.join("servers");
         if theirs.exists() {
             self.infra.down(&Server::ALL)?;

@@ -151,9 +151,15 @@ impl Infra {
         ]
     }
 
-    /// Whether all of them answer.
-    pub(crate) fn are_up(&self) -> bool {
-        Server::ALL.into_iter().all(|server| self.place.answers(server))
+    /// Starts all of them unless they answer; whether they had to be started.
+    ///
+    /// # Errors
+    /// As [`Infra::up`].
+    pub(crate) fn up_if_down(&self) -> Result<bool, Failed> {
+        if Server::ALL.into_iter().all(|server| self.place.answers(server)) {
+            return Ok(false);
+        }
+        self.up(&Server::ALL).map(|()| true)
     }
 
     fn processes_up(&self, only: &[Server]) -> Result<(), Failed> {

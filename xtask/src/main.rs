@@ -23,9 +23,9 @@ use steps::Cargo;
 
 const MANUAL: &str = "\
 cargo xtask test
-    Everything that has to hold before a change goes in: format, lints, build, tests, the style of the .proto files and
-    that they still fit what was published, and that the shop answers as /openapi.json says. Stops at the first failure.
-    Installs what it needs below the target folder.
+    Everything that has to hold before a change goes in: format, lints, build, tests, on real servers where they need some,
+    the shop as processes of its own, the style of the .proto files and that they still fit what was published, that the shop
+    answers as /openapi.json says, and the simulation. Stops at the first failure. Installs what it needs below the target folder.
 
 cargo xtask test api
     Of all that only the last: a generated client and schemathesis at the shop as it is built.
@@ -44,9 +44,10 @@ cargo xtask infra up|down|status|reset|kill [--only SERVER,...] [--local] [--hom
     loopback address; `down` keeps their data, `reset` forgets it, `kill` is a crash. With --home and --ports they are a
     second set beside the first.
 
-cargo xtask up [--replicas order=2,...] [--release] [--pace-ms MS]
+cargo xtask up [--replicas order=2,...] [--quick] [--pace-ms MS]
     The shop as processes of its own, one per service and replica, on the real servers, which are brought up if they are not.
-    Says where it is open and where the logs are. With --pace-ms parcels are picked up and arrive after so long.
+    Says where it is open and where the logs are. With --quick it is built as fast code; with --pace-ms parcels are picked up
+    and arrive after so long.
 cargo xtask down
     Stops what `up` started, and nothing else.
 
@@ -57,9 +58,9 @@ cargo xtask mutants [WORD]
     Breaks the shop on purpose in a copy of the repository, one thing at a time, and sees that a test notices each. With a
     word, only what has it in its name. Takes some ten minutes.
 
-cargo xtask bench saga|checkout|fulfilment|facts|relay|flat [arguments]
+cargo xtask bench saga|checkout|fulfilment|facts|flat|appends|relay [arguments]
     Builds in release form what the measurement needs, and runs it. `cargo xtask bench checkout --help` lists the
-    arguments of one.
+    arguments of one. `appends` needs a PostgreSQL server (JANGTEO_TEST_POSTGRES), `relay` Kafka (JANGTEO_TEST_KAFKA).
 ";
 
 fn main() -> ExitCode {

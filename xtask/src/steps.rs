@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
+use crate::fleet::Fleet;
+use crate::infra::Infra;
+use crate::servers::Server;
+
 /// Why a chore ended early.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failed {
@@ -58,36 +62,68 @@ impl Cargo {
 
     /// Announces a command, runs it and tells how long it took.
     pub(crate) fn step(&self, arguments: &[&str]) -> Result<(), Failed> {
+        self.step_with(arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn step_with(&self, arguments: &[&str], environment: &[(&str, String)]) -> Result<(), Failed> {
         let name = format!("cargo {}", arguments.join(" "));
         println!("==> {name}");
-        let (status, took) = timed(|| self.command(arguments).status());
+        let mut command = self.command(arguments);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let (status, took) = timed(|| command.status());
         judge(&name, status)?;
         println!("==> {name}: {:.1} s\n", took.as_secs_f64());
         Ok(())
     }
 }
 
-const BUILD: &[&str] = &["build", "--workspace"];
-const TEST: [&[&str]; 4] = [
-    &["fmt", "--check"],
-    &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-    BUILD,
-    &["test", "--workspace"],
-];
+/// One set of features for all of it: another one would compile everything again.
+pub(crate) const BUILD: &[&str] = &["build", "--workspace", "--all-features"];
+const CHECKS: [&[&str]; 3] =
+    [&["fmt", "--check"], &["clippy", "--workspace", "--all-features", "--all-targets", "--", "-D", "warnings"], BUILD];
+const TEST: &[&str] = &["test", "--workspace", "--all-features"];
+/// What is asked of a shop over HTTP, of whatever it is made.
+const HTTP: &[&str] = &["--test", "http"];
 
 /// Everything that has to hold before a change goes in.
 pub(crate) fn test(cargo: &Cargo) -> Result<(), Failed> {
     let (outcome, took) = timed(|| {
-        TEST.iter().try_for_each(|arguments| cargo.step(arguments))?;
+        CHECKS.iter().try_for_each(|arguments| cargo.step(arguments))?;
+        with_servers(cargo)?;
         crate::proto::check(cargo)?;
         crate::api::check(cargo)?;
         crate::simulate::run(cargo, &["--seeds", crate::simulate::SEEDS_OF_TEST])?;
         crate::simulate::run(cargo, &["--without", "all"])
     });
     outcome?;
-    let all = "steps, the .proto files, the REST interface and the simulation";
-    println!("all {} {all} passed in {:.1} s", TEST.len(), took.as_secs_f64());
+    let all =
+        "format, lints, build, tests, the shop as processes, the .proto files, the REST interface and the simulation";
+    println!("{all}: passed in {:.1} s", took.as_secs_f64());
     Ok(())
+}
+
+/// The tests, with real servers for those that need them, and the shop as processes of its own on these servers. They run as
+/// long as the tests do, unless they ran before.
+fn with_servers(cargo: &Cargo) -> Result<(), Failed> {
+    let infra =
+        match Infra::of(cargo, None, None, false).and_then(|infra| infra.up_if_down().map(|by_us| (infra, by_us))) {
+            Ok(infra) => infra,
+            Err(why) => {
+                missing(&format!("no real servers: {}", why.sentence))?;
+                return cargo.step(TEST);
+            }
+        };
+    let (infra, by_us) = infra;
+    let tested = cargo.step_with(TEST, &infra.addresses()).and_then(|()| {
+        let fleet = Fleet::of_test(cargo)?;
+        let opened = fleet.up();
+        let shop = [("JANGTEO_TEST_SHOP", fleet.open_at())];
+        let asked = opened.and_then(|()| cargo.step_with(&[TEST, HTTP].concat(), &shop));
+        fleet.stop().and(asked)
+    });
+    let stopped = if by_us { infra.down(&Server::ALL) } else { Ok(()) };
+    tested.and(stopped)
 }
 
 /// The part of [`test`] that needs a shop to talk to.

@@ -30,6 +30,7 @@ use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
 use host::Process;
 use host::error::{Again, Refusal};
+use lab::Point;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use store::folded::{self, Folded, persist, unreadable};
@@ -267,6 +268,7 @@ impl Consumer {
                 break;
             }
         }
+        lab::reached(Point::TakenIn);
         for ((topic, partition), offset) in ends {
             match member.acknowledge(&topic, partition, offset).await {
                 // Whoever has the partition now is given the messages again, and finds them familiar.

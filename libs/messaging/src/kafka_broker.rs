@@ -28,7 +28,7 @@ impl Broker {
         let home = PathBuf::from(server("JANGTEO_TEST_KAFKA_HOME")?);
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let data = folder.path().join("data");
-        copy(&home.join("tpl/kafka"), &data);
+        copy(&home.join("made/kafka"), &data);
         fs::write(folder.path().join("properties"), properties(port, free_port(), &data)).unwrap();
         let mut broker = Broker { home, folder, port, process: None };
         broker.again().await;

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use futures::future::select;
 use host::Process;
+use lab::Point;
 use prost::Name;
 use store::turn::Turn;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
@@ -237,6 +238,7 @@ impl Relay {
         let (count, mut cursor) = (messages.len(), Cursor { reached: end, ..cursor });
         if count > 0 {
             self.bus.publish(&self.topic, messages).await?;
+            lab::reached(Point::Published);
             cursor.published = end;
         }
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.

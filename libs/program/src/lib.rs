@@ -4,10 +4,13 @@
 //! |---|---|
 //! | [`process`] | from the start to an orderly end: settings, log lines, one port, signals, drain, exit code |
 //! | [`pages`] | what a process says of itself: alive, ready or why not, metrics |
-//! | [`servers`] | the store, the bus and the index of a service, on real servers |
+//! | `servers.rs` | the store, the bus and the index of a service, on real servers |
+//! | `lab.rs` | what a process lacks or breaks on purpose, in builds for it |
 //!
 //! A program of one service is then its settings and what [`process::run`] opens.
 
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod pages;
 pub mod process;
 #[cfg(feature = "infra")]

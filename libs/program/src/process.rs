@@ -184,14 +184,20 @@ where
         }
         Either::Right(_) => tracing::info!("told to stop before it was open"),
     }
+    let code = end(&process).await;
+    served.await?;
+    Ok(code)
+}
+
+/// Lets work come to its end.
+async fn end(process: &Process) -> ExitCode {
     process.health.missing(PART, "it is stopping");
     tracing::info!("stopping");
-    let drained = process.tasks.drain(DRAIN).await;
-    if !drained {
-        tracing::warn!("some work did not come to its end; it goes on at the next start");
+    if process.tasks.drain(DRAIN).await {
+        return ExitCode::SUCCESS;
     }
-    served.await?;
-    Ok(if drained { ExitCode::SUCCESS } else { ExitCode::from(CUT_OFF) })
+    tracing::warn!("some work did not come to its end; it goes on at the next start");
+    ExitCode::from(CUT_OFF)
 }
 
 /// Answers by what was opened; before that, with pages and refusals.

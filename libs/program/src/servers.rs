@@ -60,12 +60,18 @@ pub struct Servers {
     /// Folder for the seals of the log, which must exist; each replica keeps its own. Without one the log is not sealed
     #[arg(long, env = "JANGTEO_SEALS", value_name = "DIR")]
     seals: Option<PathBuf>,
+
+    #[cfg(feature = "lab")]
+    #[command(flatten)]
+    lab: crate::lab::Settings,
 }
 
 impl Servers {
     /// The store of a service, once it is there; its log is sealed from then on.
     pub async fn store(&self, process: &Process, service: &'static str) -> Arc<dyn Store> {
         let store = store(process, &format!("{service} store"), &self.postgres).await;
+        #[cfg(feature = "lab")]
+        let store = self.lab.store(store);
         if let Some(folder) = &self.seals {
             let (store, file, health) =
                 (store.clone(), folder.join(format!("{service}.seals")), process.health.clone());
@@ -87,7 +93,10 @@ impl Servers {
         let settings =
             kafka::Settings { servers: self.kafka.clone(), prefix: String::new(), replicas: self.kafka_replicas };
         let bus: Arc<dyn Bus> = Arc::new(Kafka::new(&settings)?);
-        Ok(Messages::new(process, bus))
+        let messages = Messages::new(process, bus);
+        #[cfg(feature = "lab")]
+        let messages = Messages { without: self.lab.armed()?, ..messages };
+        Ok(messages)
     }
 }
 

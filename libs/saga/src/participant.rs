@@ -28,6 +28,7 @@ use host::Process;
 use host::call::Caller;
 use host::error::Refusal;
 use host::use_case::{origin, unavailable};
+use lab::Point;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::folded::{self, Change, Done, Failed, Folded};
@@ -226,7 +227,10 @@ where
         answer: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Refusal> {
         match tokio::time::timeout(self.patience, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                lab::reached(Point::ProviderAnswered);
+                Ok(answer)
+            }
             Ok(Err(why)) => Err(Refusal::unavailable(why)),
             Err(_) => Err(in_progress()),
         }

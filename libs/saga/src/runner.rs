@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use host::Process;
+use lab::Point;
 use prometheus::{Counter, CounterVec};
 use store::folded::{self, Folded, persist, unreadable};
 use store::timers::{self, Due};
@@ -200,11 +201,13 @@ impl Runner {
                 return self.0.owner.ended(&after.state, end);
             }
             let Some(command) = send else { return };
+            lab::reached(Point::StepCommitted);
             let outcome =
                 match tokio::time::timeout(command.timeout, self.0.participants.send(&after.state, &command)).await {
                     Ok(outcome) => outcome,
                     Err(_) => Outcome::Unknown("no answer in time".to_owned()),
                 };
+            lab::reached(Point::StepAnswered);
             log(&command, &outcome);
             let reply = Input::Reply { command_id: command.id, tries: command.tries, outcome };
             match self.apply(&stream, after, &reply).await {
@@ -302,8 +305,12 @@ fn log(command: &Command, outcome: &Outcome) {
     match outcome {
         Outcome::Accepted(_) => tracing::info!(action, "step accepted"),
         Outcome::Refused(refusal) => tracing::info!(action, reason = refusal.reason, "step refused"),
-        Outcome::Unknown(why) => tracing::warn!(action, tries, why, "step unanswered"),
+        Outcome::Unknown(why) => warn(command, why, "step unanswered"),
         Outcome::InProgress => tracing::info!(action, tries, "step in progress"),
-        Outcome::NotSent(why) => tracing::warn!(action, tries, why, "step not sent"),
+        Outcome::NotSent(why) => warn(command, why, "step not sent"),
     }
+}
+
+fn warn(Command { action, tries, .. }: &Command, why: &str, what: &'static str) {
+    tracing::warn!(action, tries, why, "{what}");
 }

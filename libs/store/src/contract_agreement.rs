@@ -1,12 +1,12 @@
-//! Random histories, against memory and SQLite side by side: every answer must be the same.
+//! Random histories, against memory and another adapter side by side: every answer must be the same.
 //!
 //! The contract's statements are what we thought of; this is for what we did not.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -99,11 +99,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct Pair {
+/// Opens what is compared with memory, which is closed before it is opened again.
+type Open<'a> = Box<dyn Fn() -> BoxFuture<'a, Arc<dyn Store>> + 'a>;
+
+struct Pair<'a> {
     clock: Arc<HandClock>,
-    file: PathBuf,
     memory: Memory,
-    sqlite: Option<Sqlite>,
+    open: Open<'a>,
+    other: Option<Arc<dyn Store>>,
     events: u128,
 }
 
@@ -111,21 +114,20 @@ struct Pair {
 macro_rules! both {
     ($pair:ident . $method:ident ( $($argument:expr),* )) => {{
         let memory = $pair.memory.$method($($argument),*).await;
-        let sqlite = $pair.sqlite().$method($($argument),*).await;
-        assert_eq!(memory, sqlite, "memory, sqlite: {}", stringify!($method));
+        let other = $pair.other().$method($($argument),*).await;
+        assert_eq!(memory, other, "memory, the other: {}", stringify!($method));
         memory
     }};
 }
 
-impl Pair {
-    fn new(folder: &Path) -> Pair {
-        let (clock, file) = (HandClock::new(), folder.join("store.db"));
-        let sqlite = Some(Sqlite::create(&file, clock.clone()).unwrap());
-        Pair { memory: Memory::new(clock.clone()), clock, file, sqlite, events: 1_000 }
+impl<'a> Pair<'a> {
+    async fn new(clock: Arc<HandClock>, open: Open<'a>) -> Pair<'a> {
+        let other = Some(open().await);
+        Pair { memory: Memory::new(clock.clone()), clock, open, other, events: 1_000 }
     }
 
-    fn sqlite(&self) -> &Sqlite {
-        self.sqlite.as_ref().unwrap()
+    fn other(&self) -> &dyn Store {
+        self.other.as_deref().unwrap()
     }
 
     async fn take(&mut self, step: Step) {
@@ -136,8 +138,8 @@ impl Pair {
                     commits.push(self.commit(proposal).await);
                 }
                 let memory: Vec<_> = commits.iter().map(|commit| self.memory.commit(commit.clone())).collect();
-                let sqlite: Vec<_> = commits.iter().map(|commit| self.sqlite().commit(commit.clone())).collect();
-                assert_eq!(join_all(memory).await, join_all(sqlite).await, "memory, sqlite: {commits:?}");
+                let other: Vec<_> = commits.iter().map(|commit| self.other().commit(commit.clone())).collect();
+                assert_eq!(join_all(memory).await, join_all(other).await, "memory, the other: {commits:?}");
             }
             Step::Clock(seconds) => self.clock.set(START.after(Duration::from_secs(seconds))),
             Step::Claim { lease, limit } => _ = both!(self.claim_due(Duration::from_secs(lease), limit)),
@@ -148,15 +150,15 @@ impl Pair {
             Step::DropSnapshots => both!(self.drop_snapshots()).unwrap(),
             Step::Load { stream, after, limit } => {
                 let stream = STREAMS[stream].into();
-                let (memory, sqlite) =
-                    (self.memory.load(&stream, after, limit), self.sqlite().load(&stream, after, limit));
-                assert_eq!(unplaced(memory.await.unwrap()), unplaced(sqlite.await.unwrap()));
+                let (memory, other) =
+                    (self.memory.load(&stream, after, limit), self.other().load(&stream, after, limit));
+                assert_eq!(unplaced(memory.await.unwrap()), unplaced(other.await.unwrap()));
             }
             Step::Streams { prefix, after, limit } => _ = both!(self.streams(prefix, after, limit)),
             Step::Positions => self.same_log().await,
             Step::Reopen => {
-                self.sqlite = None;
-                self.sqlite = Some(Sqlite::open(&self.file, self.clock.clone()).unwrap());
+                self.other = None;
+                self.other = Some((self.open)().await);
             }
         }
     }
@@ -198,8 +200,11 @@ impl Pair {
     }
 
     async fn same_log(&self) {
-        // The first look sequences what was pending.
+        // The first look sequences what was pending; the other may take a while.
         self.memory.read_all(0, 0).await.unwrap();
+        let count = self.memory.read_all(0, usize::MAX).await.unwrap().len();
+        let placed = async { while self.other().read_all(0, usize::MAX).await.unwrap().len() < count {} };
+        tokio::time::timeout(Duration::from_secs(30), placed).await.expect("every event gets a position");
         both!(self.read_all(0, usize::MAX)).unwrap();
         both!(self.read_all(3, 4)).unwrap();
     }
@@ -231,19 +236,53 @@ fn unplaced(events: Vec<Recorded>) -> Vec<Recorded> {
     events.into_iter().map(|event| Recorded { position: None, ..event }).collect()
 }
 
+/// What the adapter that `open` opens answers to a history must be what memory answers.
+async fn agree(clock: Arc<HandClock>, open: Open<'_>, steps: Vec<Step>) {
+    let mut pair = Pair::new(clock, open).await;
+    for step in steps {
+        pair.take(step).await;
+    }
+    pair.same_everything().await;
+}
+
+fn run(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn memory_and_sqlite_agree_on_any_history(steps in vec(step(), 1..40)) {
-        let folder = tempfile::tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async {
-            let mut pair = Pair::new(folder.path());
-            for step in steps {
-                pair.take(step).await;
-            }
-            pair.same_everything().await;
+        let (clock, folder) = (HandClock::new(), tempfile::tempdir().unwrap());
+        let file = folder.path().join("store.db");
+        drop(Sqlite::create(&file, clock.clone()).unwrap());
+        let open = || {
+            let store: Arc<dyn Store> = Arc::new(Sqlite::open(&file, clock.clone()).unwrap());
+            std::future::ready(store).boxed()
+        };
+        run(agree(clock.clone(), Box::new(open), steps));
+    }
+}
+
+#[cfg(feature = "infra")]
+proptest! {
+    #![proptest_config(cases(16))]
+
+    #[test]
+    fn memory_and_postgres_agree_on_any_history(steps in vec(step(), 1..40)) {
+        run(async {
+            let Some(database) = crate::postgres::server::Database::make().await else { return };
+            let clock = HandClock::new();
+            let open = || {
+                let opening = database.open(clock.clone());
+                async { Arc::new(opening.await) as Arc<dyn Store> }.boxed()
+            };
+            agree(clock.clone(), Box::new(open), steps).await;
         });
     }
 }

@@ -14,7 +14,8 @@
 //!
 //! # Limits
 //! Seven connections for each process. Time is the server's, for the clocks of replicas differ; where the server is replaced by
-//! one with another clock, timers are late or early by the difference. A full queue answers `Unavailable` at once.
+//! one with another clock, timers are late or early by the difference; and one that was not a synchronous standby lacks commits
+//! that were answered. A full queue answers `Unavailable` at once.
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 ///
 /// A process that is stopped (SIGSTOP) within a transaction loses it, and with it what it had locked, after five seconds;
 /// one whose machine is gone, after twenty.
-const SETTINGS: [(&str, &str); 11] = [
+const SETTINGS: [(&str, &str); 12] = [
     // An answer means that the commit is on the disk.
     ("synchronous_commit", "on"),
     // Danger: what is checked after waiting for a lock is only right if each statement sees what was committed before it.
@@ -39,8 +39,10 @@ const SETTINGS: [(&str, &str); 11] = [
     ("tcp_keepalives_interval", "3"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "20s"),
-    // Every statement has its index. A plan that was made for an empty table would be kept when it is full.
+    // Every statement has its index, in the order that it asks for. A plan that was made for an empty table would be kept when
+    // it is full.
     ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
     ("jit", "off"),
     ("client_min_messages", "warning"),
 ];
@@ -185,7 +187,9 @@ impl Address {
             drop(db);
             migrated
         };
-        attempt.await.map_err(|reason| OpenError { database: self.name.clone(), reason })
+        let late = |_| Err(Refusal::Away(format!("it was not ready within {} s", MIGRATION.as_secs())));
+        let ready = timeout(MIGRATION, attempt).await.unwrap_or_else(late);
+        ready.map_err(|reason| OpenError { database: self.name.clone(), reason })
     }
 }
 

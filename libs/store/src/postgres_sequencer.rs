@@ -18,6 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lab::Point;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgListener, PgPoolOptions};
 use tokio::sync::{Notify, watch};
@@ -28,6 +29,8 @@ use crate::postgres_schema::{Address, CONNECT};
 
 /// How long a sequencer waits for something to be appended before it looks whether somebody else's is left over.
 pub(crate) const POLL: Duration = Duration::from_secs(1);
+/// A listener that hears nothing for so long connects anew: a server that is gone says nothing either.
+const QUIET: Duration = Duration::from_secs(60);
 /// Most events numbered in one transaction.
 const BATCH: u64 = 1_000;
 /// Longest transaction; longer than each of its statements may take.
@@ -90,6 +93,7 @@ impl Sequencer {
                 None => self.address.connect().await.map_err(|why| why.to_string())?,
             };
             let late = |_| format!("it took more than {} s", LIMIT.as_secs());
+            lab::reached(Point::Appended);
             let count = timeout(LIMIT, number(&mut db)).await.map_err(late)?.map_err(|why| why.to_string())?;
             if count > 0 {
                 self.growth.send_replace(());
@@ -126,7 +130,7 @@ pub(crate) async fn listen(address: Address, id: Uuid, growth: watch::Sender<()>
         {
             // What was told while nobody listened is not told again.
             growth.send_replace(());
-            while let Ok(Some(told)) = listener.try_recv().await {
+            while let Ok(Ok(Some(told))) = timeout(QUIET, listener.try_recv()).await {
                 if told.payload() != own {
                     growth.send_replace(());
                 }

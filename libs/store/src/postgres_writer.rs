@@ -18,10 +18,12 @@
 //! A connection that is lost at the `COMMIT` leaves the batch in doubt: it answers `Unavailable`, and may still happen until
 //! the server notices. A commit under the same id waits for it, at the locks.
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Timestamp};
+use lab::Point;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -36,8 +38,6 @@ use crate::{Commit, CommitError, CommitId, Version, Versions};
 const BATCH: usize = 256;
 /// Most bytes of data and replies in one transaction, but for a single commit that has more.
 const BATCH_BYTES: usize = 16 << 20;
-/// How often a commit is tried that met another one on its way.
-const TRIES: u32 = 3;
 /// Longest batch; longer than each of its statements may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -99,13 +99,14 @@ pub(crate) struct Writer {
     address: Address,
     clock: Option<Arc<dyn Clock>>,
     db: Option<PgConnection>,
+    lost: bool,
     appended: Arc<Notify>,
 }
 
 impl Writer {
     /// A writer that tells `appended` of every batch with events.
     pub(crate) fn new(address: Address, clock: Option<Arc<dyn Clock>>, appended: Arc<Notify>) -> Writer {
-        Writer { address, clock, db: None, appended }
+        Writer { address, clock, db: None, lost: false, appended }
     }
 
     /// Works until the queue is closed and empty.
@@ -128,12 +129,24 @@ impl Writer {
                 tracing::warn!(database = self.address.name, %why, commits = commits.len(), "a batch failed: one by one now");
                 let mut answers = Vec::with_capacity(commits.len());
                 for commit in &commits {
-                    answers.push(self.alone(commit).await);
+                    // Where the server went away meanwhile, it is not waited for once for each of them.
+                    let answer = match self.db {
+                        Some(_) => self.alone(commit).await,
+                        None => Err(self.unavailable("the connection was lost")),
+                    };
+                    answers.push(answer);
                 }
                 answers
             }
-            Err(Broken::Lost(why)) => commits.iter().map(|_| Err(self.unavailable(&why))).collect(),
+            Err(Broken::Lost(why)) => {
+                // Said once, and not again by every batch until it is back.
+                if !self.lost {
+                    tracing::warn!(database = self.address.name, why, "commits are unavailable");
+                }
+                commits.iter().map(|_| Err(self.unavailable(&why))).collect()
+            }
         };
+        self.lost = self.db.is_none();
         for (waiting, answer) in waiting.into_iter().zip(answers) {
             // Nobody may be waiting: dropping the future revokes nothing.
             let _ = waiting.send(answer);
@@ -141,30 +154,21 @@ impl Writer {
     }
 
     async fn alone(&mut self, commit: &Commit) -> Answer {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let why = match self.attempt(std::slice::from_ref(commit)).await {
-                Ok(answers) => return answers.into_iter().next().unwrap_or_else(|| Err(self.unavailable("no answer"))),
-                Err(Broken::Refused(why)) => why,
-                Err(Broken::Lost(why)) => return Err(self.unavailable(&why)),
-            };
-            let (code, constraint) = why.as_database_error().map_or_else(Default::default, |said| {
-                (said.code().unwrap_or_default().into_owned(), said.constraint().unwrap_or_default().to_owned())
-            });
-            match (code.as_str(), constraint.as_str()) {
-                ("23505", "events_id_key") => return Err(self.taken(commit).await),
-                // Somebody else's commit under this id, or a deadlock: it is over by now.
-                ("23505", "commits_pkey") | ("40P01" | "40001", _) if tries < TRIES => {}
-                // Data that the server cannot hold.
-                (code, _) if code.starts_with("22") || code.starts_with("54") => {
-                    return Err(CommitError::Malformed(why.to_string()));
-                }
-                _ => {
-                    tracing::error!(database = self.address.name, %why, "a transaction failed");
-                    return Err(self.unavailable(&why.to_string()));
-                }
+        let why = match self.attempt(slice::from_ref(commit)).await {
+            Ok(answers) => return answers.into_iter().next().unwrap_or_else(|| Err(self.unavailable("no answer"))),
+            Err(Broken::Refused(why)) => why,
+            Err(Broken::Lost(why)) => return Err(self.unavailable(&why)),
+        };
+        let said = why.as_database_error();
+        let code = said.and_then(|said| said.code()).unwrap_or_default();
+        match (&*code, said.and_then(|said| said.constraint())) {
+            ("23505", Some("events_id_key")) => Err(self.taken(commit).await),
+            // Data that the server cannot hold.
+            (code, _) if code.starts_with("22") || code.starts_with("54") => {
+                Err(CommitError::Malformed(why.to_string()))
             }
+            // Others were in the way a second time; a third is for whoever asks again.
+            _ => Err(self.unavailable(&why.to_string())),
         }
     }
 
@@ -202,6 +206,7 @@ impl Writer {
             self.db = Some(db);
         }
         let (answers, appended) = answers?;
+        lab::reached(Point::Committed);
         if appended {
             self.appended.notify_one();
         }
@@ -246,6 +251,7 @@ async fn transaction(
         return Ok((answers, false));
     }
     write(&mut transaction, &batch).await?;
+    lab::reached(Point::Written);
     // Danger: from here on nobody knows, whatever the error is.
     transaction.commit().await.map_err(|why| Broken::Lost(why.to_string()))?;
     Ok((answers, !batch.events.ids.is_empty()))

@@ -231,13 +231,7 @@ impl Gateway {
         put(&mut response, edge::TRACEPARENT, trace.to_string());
         let (status, took) = (response.status(), started.elapsed());
         self.red.observe(route, status.as_str(), took);
-        let (status, took_us) = (status.as_u16(), u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        let reads = matches!(head.method, Method::GET | Method::HEAD);
-        match cause {
-            Some(why) => tracing::error!(route, status, took_us, why, "answered"),
-            None if reads && status < 400 => tracing::debug!(route, status, took_us, "answered"),
-            None => tracing::info!(route, status, took_us, "answered"),
-        }
+        log(&head.method, route, status.as_u16(), took, cause);
         if head.method == Method::HEAD {
             if let Some(bytes) = response.body().size_hint().exact() {
                 put(&mut response, header::CONTENT_LENGTH.as_str(), bytes.to_string());
@@ -377,6 +371,16 @@ fn too_many(what: &str, most: usize) -> Problem {
 
 fn whole(response: Response<Full<Bytes>>) -> Response<Answered> {
     response.map(Either::Left)
+}
+
+fn log(method: &Method, route: &str, status: u16, took: Duration, cause: Option<String>) {
+    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    match cause {
+        Some(why) => tracing::error!(route, status, took_us, why, "answered"),
+        None if reads && status < 400 => tracing::debug!(route, status, took_us, "answered"),
+        None => tracing::info!(route, status, took_us, "answered"),
+    }
 }
 
 /// Sets a header. A value that is none is left out: all of them are made of what was checked before.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use host::Process;
 use host::call::Caller;
 use host::error::{Again, Refusal};
+use host::network::was_sent;
 use host::remembered::REUSED;
 use host::transport::Transport;
 use proto::inventory::inventory_service_client::InventoryServiceClient;
@@ -151,6 +152,7 @@ pub(crate) fn lines(lines: &[order::Line]) -> Vec<Line> {
 fn outcome<T>(answer: Result<tonic::Response<T>, Status>, reply: impl Fn(T) -> Value) -> Outcome {
     match answer {
         Ok(answer) => Outcome::Accepted(reply(answer.into_inner())),
+        Err(status) if !was_sent(&status) => Outcome::NotSent(status.message().to_owned()),
         Err(status) => failed(Refusal::of(&status)),
     }
 }
@@ -180,6 +182,15 @@ mod tests {
         let kinds: Vec<_> = sagas.checkout.steps.iter().map(|step| step.kind).collect();
         assert_eq!(kinds, [Kind::Compensatable, Kind::Compensatable, Kind::Pivot, Kind::Retriable]);
         assert_eq!(sagas.cancellation.steps[0].name, "cancel_shipment");
+    }
+
+    /// Nobody listens there: nothing has to be undone.
+    #[tokio::test]
+    async fn what_could_not_be_sent_is_no_try() {
+        let nobody = host::replicas::by_name(&host::tasks::Tasks::default(), "127.0.0.1:1").unwrap();
+        let answer = PaymentServiceClient::new(nobody).refund_payment(RefundPaymentRequest::default()).await;
+        let outcome = outcome(answer, |_| Value::Null);
+        assert!(matches!(&outcome, Outcome::NotSent(why) if why.contains("cannot be reached")), "{outcome:?}");
     }
 
     #[test]

@@ -8,18 +8,19 @@ use serde_json::Value;
 use crate::sources::{self, read, root};
 
 /// What of ours each library may use; `ARCHITECTURE.md` says the same in layers.
-const LIBS: [(&str, &[&str]); 12] = [
+const LIBS: [(&str, &[&str]); 13] = [
     ("clock", &[]),
     ("decider", &[]),
+    ("lab", &[]),
     ("telemetry", &[]),
     ("resilience", &[]),
-    ("store", &["clock", "decider"]),
+    ("store", &["clock", "decider", "lab"]),
     ("host", &["clock", "decider", "resilience", "store", "telemetry"]),
-    ("saga", &["clock", "decider", "resilience", "store", "telemetry", "host"]),
+    ("saga", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host"]),
     ("search", &["clock", "decider", "resilience", "store", "telemetry", "host"]),
-    ("messaging", &["clock", "decider", "resilience", "store", "telemetry", "host", "proto"]),
+    ("messaging", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host", "proto"]),
     ("simulation", &["clock", "decider", "resilience", "store", "telemetry", "host", "messaging"]),
-    ("program", &["clock", "decider", "resilience", "store", "telemetry", "host", "messaging", "search"]),
+    ("program", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host", "messaging", "search"]),
     ("proto", &[]),
 ];
 /// Who sees several services.
