@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -32,6 +32,11 @@ pub(crate) struct Fleet {
     replicas: BTreeMap<&'static str, u16>,
     /// How fast parcels are, in milliseconds.
     pace: Option<u32>,
+    /// Where the gateway is, and how far from their usual ports the others are.
+    open_at: u16,
+    moved: u16,
+    /// The guarantee that its processes do without.
+    without: Option<String>,
 }
 
 /// Starts the shop's processes.
@@ -82,7 +87,24 @@ impl Fleet {
         let run = cargo.target()?.join("shop");
         fs::create_dir_all(&run).map_err(|why| broken(&run, &why))?;
         let infra = Infra::of(cargo, None, None, false)?;
-        Ok(Fleet { infra, programs: cargo.target()?.join(profile), run, replicas, pace })
+        let programs = cargo.target()?.join(profile);
+        Ok(Fleet { infra, programs, run, replicas, pace, open_at: OPEN_AT, moved: 0, without: None })
+    }
+
+    /// The same beside the usual one: on other servers, with files and ports of its own, and without a guarantee.
+    ///
+    /// # Errors
+    /// If its folder cannot be made.
+    pub(crate) fn apart(self, infra: Infra, run: &Path, without: Option<&str>) -> Result<Fleet, Failed> {
+        let run = run.join("shop");
+        fs::create_dir_all(&run).map_err(|why| broken(&run, &why))?;
+        let without = without.map(str::to_owned);
+        Ok(Fleet { infra, run, without, open_at: OPEN_AT + 1, moved: 1_000, ..self })
+    }
+
+    /// The servers that it stands on.
+    pub(crate) fn infra(&self) -> &Infra {
+        &self.infra
     }
 
     /// The fleet for tests: several replicas, and parcels that do not take long.
@@ -173,7 +195,10 @@ impl Fleet {
     }
 
     fn address(&self, service: &str, replica: u16) -> String {
-        let port = PORTS.iter().find(|(name, _)| *name == service).map_or(OPEN_AT, |(_, port)| port + replica);
+        let port = PORTS
+            .iter()
+            .find(|(name, _)| *name == service)
+            .map_or(self.open_at, |(_, port)| port + self.moved + replica);
         format!("127.0.0.1:{port}")
     }
 
@@ -182,7 +207,11 @@ impl Fleet {
         of_it.map(|(name, replica)| self.address(name, replica)).collect::<Vec<_>>().join(",")
     }
 
-    fn command(&self, service: &str, replica: u16) -> Result<Command, Failed> {
+    /// The command that starts a process.
+    ///
+    /// # Errors
+    /// If its folder cannot be made.
+    pub(crate) fn command(&self, service: &str, replica: u16) -> Result<Command, Failed> {
         let mut command = Command::new(self.programs.join(service));
         for (name, value) in self.infra.of_service(service) {
             command.env(name, value);
@@ -192,6 +221,10 @@ impl Fleet {
         }
         if let Some(pace) = self.pace {
             command.env("JANGTEO_PICK_UP_MS", pace.to_string()).env("JANGTEO_TRANSIT_MS", pace.to_string());
+        }
+        // The sequencer is missing in the database, and nowhere else.
+        if let Some(without) = self.without.as_deref().filter(|without| *without != "sequencer") {
+            command.env("JANGTEO_WITHOUT", without);
         }
         let seals = self.run.join(format!("{service}-{replica}-seals"));
         fs::create_dir_all(&seals).map_err(|why| broken(&seals, &why))?;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::packages;
+use crate::processes::Process;
 use crate::servers::{Place, Server, broken};
 use crate::steps::{Cargo, Failed, judge, timed, within};
 
@@ -84,13 +85,7 @@ impl Infra {
     /// # Errors
     /// If the folder cannot be made.
     pub(crate) fn of(cargo: &Cargo, home: Option<&Path>, ports: Option<u16>, local: bool) -> Result<Infra, Failed> {
-        let mut below = cargo.target()?.join("infra");
-        if packages::is_root() && !packages::is_open_to_all(&below) {
-            // The servers are not root, and could not get through.
-            let mut hash = DefaultHasher::new();
-            below.hash(&mut hash);
-            below = PathBuf::from(format!("/var/tmp/jangteo-{:016x}", hash.finish()));
-        }
+        let below = Infra::folder(cargo)?;
         let run = home.map_or_else(|| below.join("run"), Path::to_owned);
         fs::create_dir_all(&run).map_err(|why| broken(&run, &why))?;
         let run = run.canonicalize().map_err(|why| broken(&run, &why))?;
@@ -98,6 +93,20 @@ impl Infra {
         let place = Place { programs: below.join("programs"), run, settings, ports: ports.unwrap_or(PORTS) };
         let in_containers = !local && home.is_none() && docker_answers();
         Ok(Infra { root: cargo.root().to_owned(), place, in_containers })
+    }
+
+    /// Where programs and data of local servers are: below the target folder, where the servers, who are not root, get through.
+    ///
+    /// # Errors
+    /// If cargo does not tell where that is.
+    pub(crate) fn folder(cargo: &Cargo) -> Result<PathBuf, Failed> {
+        let below = cargo.target()?.join("infra");
+        if !packages::is_root() || packages::is_open_to_all(&below) {
+            return Ok(below);
+        }
+        let mut hash = DefaultHasher::new();
+        below.hash(&mut hash);
+        Ok(PathBuf::from(format!("/var/tmp/jangteo-{:016x}", hash.finish())))
     }
 
     /// Where processes find the servers: names and values of environment variables.
@@ -162,6 +171,24 @@ impl Infra {
         self.up(&Server::ALL).map(|()| true)
     }
 
+    /// The client of Postgres in a database, as its administrator.
+    pub(crate) fn psql(&self, database: &str) -> Command {
+        self.place.psql(database)
+    }
+
+    /// A server as a local process, running or not.
+    pub(crate) fn process(&self, server: Server) -> Process {
+        self.place.process(server)
+    }
+
+    /// Starts a server again that ended, and waits until it answers.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn up_again(&self, server: Server) -> Result<(), Failed> {
+        self.place.up(server)
+    }
+
     fn processes_up(&self, only: &[Server]) -> Result<(), Failed> {
         packages::install(&self.place)?;
         thread::scope(|scope| {
@@ -222,7 +249,10 @@ impl Infra {
     }
 
     /// Stops all servers, and forgets all data.
-    fn reset(&self) -> Result<(), Failed> {
+    ///
+    /// # Errors
+    /// If one cannot be stopped, or its data not be removed.
+    pub(crate) fn reset(&self) -> Result<(), Failed> {
         if self.in_containers {
             return judge("docker compose down", self.compose(&["down", "--volumes"], &[]).status());
         }

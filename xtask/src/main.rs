@@ -4,6 +4,8 @@
 
 mod api;
 mod bench;
+mod chance;
+mod crash;
 mod fleet;
 mod infra;
 mod mutants;
@@ -51,6 +53,10 @@ cargo xtask up [--replicas order=2,...] [--quick] [--pace-ms MS]
 cargo xtask down
     Stops what `up` started, and nothing else.
 
+cargo xtask crash [--kills N] [--seed SEED] [--without inbox|commit-id-check|sequencer]
+    The shop as processes, with two replicas of most, on servers of its own: while customers shop, services and servers are
+    killed, frozen, and made to crash at named places in the code. Then the books are judged. With a guarantee missing it must fail.
+
 cargo xtask release proto
     Makes the present .proto files the published ones, which later ones must fit.
 
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
         ["test", "api"] => steps::test_api(&Cargo::of_this_run()),
         ["simulate", rest @ ..] => simulate::run(&Cargo::of_this_run(), rest),
         ["up", rest @ ..] => fleet::up(&Cargo::of_this_run(), rest),
+        ["crash", rest @ ..] => crash::run(&Cargo::of_this_run(), rest),
         ["down"] => fleet::down(&Cargo::of_this_run()),
         ["infra", rest @ ..] => infra::run(&Cargo::of_this_run(), rest),
         ["release", "proto"] => proto::release(&Cargo::of_this_run()),

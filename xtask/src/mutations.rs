@@ -334,7 +334,7 @@ const FAULTS: &[Mutation] = &[
         "cursor-moves-before-publishing",
         "libs/messaging/src/relay.rs",
         (
-            "            self.bus.publish(&self.topic, messages).await?;\n            cursor.published = end;\n",
+            "            self.bus.publish(&self.topic, messages).await?;\n            lab::reached(Point::Published);\n            cursor.published = end;\n",
             "            cursor.published = end;\n            self.cursor = Some(cursor);\n            self.bus.publish(&self.topic, messages).await?;\n",
         ),
         ("messaging", None),

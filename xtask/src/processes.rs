@@ -86,6 +86,20 @@ impl Process {
         }
     }
 
+    /// Sends a signal to it and to all that it started, which servers may have put into sessions of their own.
+    pub(crate) fn signal_all(&self, signal: &str) {
+        let Some(id) = self.id() else { return };
+        let mut all = vec![id];
+        let mut next = 0;
+        while next < all.len() {
+            let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", all[next])).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+            next += 1;
+        }
+        // Some may have ended in between.
+        let _ = Command::new("kill").arg(format!("-{signal}")).args(all.iter().map(u32::to_string)).status();
+    }
+
     /// Memory that it takes, in MiB; what it shares with others is shared out.
     pub(crate) fn memory(&self) -> Option<u64> {
         let map = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id()?)).ok()?;

@@ -87,17 +87,27 @@ fn side_by_side(arguments: &[&str], command: impl Fn(u64, u64) -> Command) -> Re
 
 /// The program, built.
 fn build(cargo: &Cargo) -> Result<PathBuf, Failed> {
-    let arguments = ["test", "--profile", "quick", "--package", "monolith", "--test", "simulation", "--no-run"];
+    test_program(cargo, "simulation", &["--profile", "quick", "--package", "monolith"])
+}
+
+/// A test target that is a program of its own, built as the arguments say.
+///
+/// # Errors
+/// If it cannot be built.
+pub(crate) fn test_program(cargo: &Cargo, name: &str, built: &[&str]) -> Result<PathBuf, Failed> {
+    let arguments = [&["test", "--test", name, "--no-run"], built].concat();
     cargo.step(&arguments)?;
     let output = cargo.command(&arguments).args(["--message-format", "json"]).output();
     let output = output.map_err(|why| Failed::new(format!("cargo cannot be run: {why}")))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    executable(&text).map(PathBuf::from).ok_or_else(|| Failed::new("cargo does not tell where the simulation is"))
+    let untold = || Failed::new(format!("cargo does not tell where the test {name} is"));
+    executable(&text, name).map(PathBuf::from).ok_or_else(untold)
 }
 
 /// The program in what cargo says as JSON, one object a line. A path with a quote or a backslash in it is not found.
-fn executable(messages: &str) -> Option<&str> {
-    let of_test = |line: &&str| line.contains(r#""kind":["test"]"#) && line.contains(r#""name":"simulation""#);
+fn executable<'a>(messages: &'a str, name: &str) -> Option<&'a str> {
+    let named = format!(r#""name":"{name}""#);
+    let of_test = |line: &&str| line.contains(r#""kind":["test"]"#) && line.contains(&named);
     let (_, rest) = messages.lines().filter(of_test).find_map(|line| line.split_once(r#""executable":""#))?;
     let (path, _) = rest.split_once('"')?;
     (!path.contains('\\')).then_some(path)
@@ -111,8 +121,8 @@ mod tests {
     fn the_program_is_found() {
         let text = r#"{"target":{"kind":["bin"],"name":"monolith"},"executable":"/t/monolith"}
             {"target":{"kind":["test"],"name":"simulation"},"executable":"/t/simulation-1"}"#;
-        assert_eq!(executable(text), Some("/t/simulation-1"));
-        assert_eq!(executable(r#"{"executable":null}"#), None);
+        assert_eq!(executable(text, "simulation"), Some("/t/simulation-1"));
+        assert_eq!(executable(r#"{"executable":null}"#, "simulation"), None);
     }
 
     #[test]

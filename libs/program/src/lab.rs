@@ -18,7 +18,7 @@ enum Guarantee {
 
 /// What is broken on purpose.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Settings {
+pub struct Lab {
     /// Crash at a place in the code, such as `published`, or the n-th time the process comes by, such as `published:10`
     #[arg(long, env = "JANGTEO_FAULT", value_name = "POINT")]
     fault: Option<String>,
@@ -28,7 +28,7 @@ pub struct Settings {
     without: Option<Guarantee>,
 }
 
-impl Settings {
+impl Lab {
     /// Arms what is to crash; what consumers lack.
     pub(crate) fn armed(&self) -> anyhow::Result<Option<Without>> {
         if let Some(fault) = self.fault.as_deref().filter(|fault| !fault.is_empty()) {

@@ -63,7 +63,7 @@ pub struct Servers {
 
     #[cfg(feature = "lab")]
     #[command(flatten)]
-    lab: crate::lab::Settings,
+    lab: crate::lab::Lab,
 }
 
 impl Servers {

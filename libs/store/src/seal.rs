@@ -148,13 +148,27 @@ impl Seals {
 /// Seals a log as it grows, for ever.
 ///
 /// # Errors
-/// Ends with the first thing wrong with log or file: a log that does not reach its seals is not sealed any further.
+/// Ends with the first thing wrong with log or file: a log that does not reach its seals is not sealed any further. A log that
+/// cannot be read for a while is waited for.
 pub async fn run(store: &dyn Store, path: &Path) -> Result<(), SealError> {
     let mut seals = Seals::open(path)?;
-    reaches(store, &seals).await?;
+    let mut reached = false;
     loop {
-        if seal_page(store, &mut seals).await? < PAGE {
-            tokio::time::sleep(EVERY).await;
+        let sealed = async {
+            if !reached {
+                reaches(store, &seals).await?;
+                reached = true;
+            }
+            seal_page(store, &mut seals).await
+        };
+        match sealed.await {
+            Ok(PAGE..) => {}
+            Ok(_) => tokio::time::sleep(EVERY).await,
+            Err(SealError::Log(ReadError::Unavailable(why))) => {
+                tracing::warn!(why, "nothing is sealed for the moment");
+                tokio::time::sleep(EVERY).await;
+            }
+            Err(why) => return Err(why),
         }
     }
 }

@@ -142,3 +142,31 @@ async fn what_is_no_file_of_seals_is_left_alone() {
     assert_eq!(Seals::open(&sealed.seals()).unwrap().count, 0);
     assert_eq!(std::fs::read(sealed.seals()).unwrap(), MAGIC);
 }
+
+/// A store that is away the first few times that it is read.
+struct AwayAtFirst(Sqlite, std::sync::atomic::AtomicU32);
+
+#[async_trait::async_trait]
+impl crate::wrapped::Wrapping for AwayAtFirst {
+    fn inner(&self) -> &dyn Store {
+        &self.0
+    }
+
+    async fn reading(&self) -> Result<(), ReadError> {
+        match self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0..6 => Err(ReadError::Unavailable("away".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_cannot_be_read_for_a_while_is_sealed_afterwards() {
+    let sealed = Sealed::new(20, 5).await;
+    let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
+    let store = crate::wrapped::Wrapped(AwayAtFirst(store, 0.into()));
+    let for_ever = tokio::time::timeout(Duration::from_secs(60), run(&store, &sealed.seals())).await;
+    assert!(for_ever.is_err(), "it goes on: {for_ever:?}");
+    drop(store);
+    assert_eq!(sealed.verdict().await, Verdict::Good { sealed: 20, unsealed: 0 });
+}

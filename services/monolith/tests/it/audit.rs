@@ -7,40 +7,21 @@ use auditor::books::Books;
 use auditor::fact::Fact;
 use auditor::invariant::Finding;
 use auditor::logs::{Inbox, Logs, Queues};
+use clock::Timestamp;
 use messaging::envelope::Envelope;
 use monolith::shop::Stores;
 use store::{Recorded, Store};
 
-use crate::harness::World;
 use crate::ledgers::{banked, carried};
 
 /// Who listens to whom.
 const LISTENERS: [(&str, &str); 3] = [("shipping", "order"), ("order", "shipping"), ("inventory", "shipping")];
-/// How long what was recorded may take to be told and taken in.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Nothing is wrong with the shop, as soon as everything that was recorded is told and taken in.
-#[track_caller]
-pub fn clean(world: &World) -> impl Future<Output = ()> {
-    let from = std::panic::Location::caller();
-    async move {
-        let until = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let findings = findings(world).await;
-            if findings.is_empty() {
-                return;
-            }
-            assert!(tokio::time::Instant::now() < until, "at {from}: {findings:#?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
 
 /// What is wrong with the shop now, if nothing is under way.
-pub async fn findings(world: &World) -> Vec<Finding> {
-    let logs = logs(&world.stores).await;
-    let mut findings = logs.judge(&queues(&world.stores, &logs).await, world.clock.now(), Duration::ZERO);
-    findings.extend(published(&world.stores, &logs).await.judge_complete());
+pub async fn findings(stores: &Stores, now: Timestamp) -> Vec<Finding> {
+    let logs = logs(stores).await;
+    let mut findings = logs.judge(&queues(stores, &logs).await, now, Duration::ZERO);
+    findings.extend(published(stores, &logs).await.judge_complete());
     findings
 }
 

@@ -13,7 +13,6 @@ use proto::events;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::audit;
 use crate::faults::{Fault, Mortal, Plan};
 use crate::harness::{RICE, Running, TEA, World, order, text};
 
@@ -84,7 +83,7 @@ async fn after_orders_of_every_kind_the_books_hold() {
     let world = world(1);
     let shop = world.shop().await;
     let ids = every_kind(&shop).await;
-    audit::clean(&world).await;
+    world.is_clean().await;
     let books = caught_up(&shop).await;
     assert_eq!(broken(&books), []);
     assert_eq!((&books["orders_under_way"], &books["products_not_judged"]), (&json!(0), &json!(0)));

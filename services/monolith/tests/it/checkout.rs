@@ -1,5 +1,4 @@
 //! One order through the whole shop.
-use crate::audit;
 use crate::books;
 use crate::faults::{Fault, Plan};
 use crate::harness::{RICE, Running, TEA, World, order, text};
@@ -32,7 +31,7 @@ async fn a_declined_card_releases_the_goods() {
         assert_eq!(text(&answer.body, "status"), "ORDER_STATUS_REJECTED");
         assert_eq!(text(&answer.body["rejection"], "reason"), reason);
         books::balance(&world.stores).await;
-        audit::clean(&world).await;
+        world.is_clean().await;
     }
 }
 
@@ -44,7 +43,7 @@ async fn a_country_that_is_not_served_gives_money_and_goods_back() {
     assert_eq!(text(&answer.body, "status"), "ORDER_STATUS_REJECTED");
     assert_eq!(text(&answer.body["rejection"], "reason"), "country_not_served");
     books::balance(&world.stores).await;
-    audit::clean(&world).await;
+    world.is_clean().await;
 }
 
 /// Cards that answer late, never, or twice.
@@ -57,7 +56,7 @@ async fn cards_that_misbehave_are_charged_once_all_the_same() {
         let settled = shop.settled(text(&answer.body, "order_id")).await;
         assert_eq!(text(&settled, "status"), "ORDER_STATUS_CONFIRMED", "{method}");
         books::balance(&world.stores).await;
-        audit::clean(&world).await;
+        world.is_clean().await;
     }
 }
 
@@ -114,7 +113,7 @@ async fn a_price_that_changes_on_the_way_rejects_the_order_with_the_new_one() {
         ("price_changed", TEA.0, &json!(17_000))
     );
     books::balance(&world.stores).await;
-    audit::clean(&world).await;
+    world.is_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +130,7 @@ async fn goods_that_run_out_are_sold_to_whoever_came_first() {
     assert_eq!(text(&short.body["rejection"], "reason"), "out_of_stock");
     assert_eq!(text(&short.body["rejection"], "sku"), TEA.0);
     books::balance(&world.stores).await;
-    audit::clean(&world).await;
+    world.is_clean().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +194,7 @@ async fn an_accepted_cancellation_before_confirmation_always_ends_in_cancelled()
         let settled = shop.settled(order_id).await;
         assert_eq!(text(&settled, "status"), "ORDER_STATUS_CANCELLED", "{method} {country}");
         books::balance(&world.stores).await;
-        audit::clean(&world).await;
+        world.is_clean().await;
     }
 }
 
@@ -259,5 +258,5 @@ async fn everybody_wants_the_same_tea_and_nobody_has_to_try_again() {
         metrics.as_str().unwrap().lines().find(|line| line.starts_with("inventory_conflicts_total ")).unwrap();
     assert_eq!(conflicts, "inventory_conflicts_total 0");
     books::balance(&world.stores).await;
-    audit::clean(&world).await;
+    world.is_clean().await;
 }

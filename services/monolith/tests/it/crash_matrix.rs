@@ -94,7 +94,7 @@ async fn killed_and_then(method: &str, country: &str, before: Customer, after: C
                 other => panic!("{killed}: {other:?}"),
             };
             assert!(ends.contains(&word), "{killed}: {word}");
-            assert_eq!(audit::findings(&world).await, [], "{killed}");
+            assert_eq!(audit::findings(&world.stores, world.clock.now()).await, [], "{killed}");
             shop.process.tasks.drain(Duration::ZERO).await;
         }
     }

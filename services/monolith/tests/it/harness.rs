@@ -3,6 +3,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::audit;
+pub use crate::customers::{RICE, TEA, order, text};
 use crate::faults::Plan;
 use bytes::Bytes;
 use clock::{Clock, Ids, SystemClock, Timestamp, TokioClock};
@@ -12,13 +14,13 @@ use http_body_util::{BodyExt, Full};
 use inventory::catalogue;
 use monolith::folder::Folder;
 use monolith::shop::{self, Pace, Shop, Stores, Surroundings};
-use serde_json::{Value, json};
-
-pub const TEA: (&str, i64) = ("TEA-BOSEONG-100", 18_000);
-pub const RICE: (&str, i64) = ("RICE-ICHEON-4KG", 21_900);
+use serde_json::Value;
 
 /// Parcels that stay where they are, for tests of what comes before.
 pub const AT_REST: Pace = Pace { pick_up: Duration::from_secs(1_000_000), transit: Duration::from_secs(1_000_000) };
+
+/// How long what was recorded may take to be told and taken in.
+const CLEAN_AFTER: Duration = Duration::from_secs(20);
 
 /// Stores and clock outlive the processes that run on them.
 pub struct World {
@@ -58,6 +60,25 @@ impl World {
         let surroundings =
             Surroundings { between: plan.between(), ..Surroundings::simulated(&process, &self.stores, self.pace) };
         Running::open(process, &self.stores, surroundings).await
+    }
+}
+
+impl World {
+    /// Nothing is wrong with the shop, as soon as everything that was recorded is told and taken in.
+    #[track_caller]
+    pub fn is_clean(&self) -> impl Future<Output = ()> {
+        let from = std::panic::Location::caller();
+        async move {
+            let until = tokio::time::Instant::now() + CLEAN_AFTER;
+            loop {
+                let findings = audit::findings(&self.stores, self.clock.now()).await;
+                if findings.is_empty() {
+                    return;
+                }
+                assert!(tokio::time::Instant::now() < until, "at {from}: {findings:#?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
     }
 }
 
@@ -148,22 +169,4 @@ impl Running {
     pub async fn available(&self, sku: &str) -> i64 {
         self.get(&format!("/v1/products/{sku}")).await.body["available"].as_i64().unwrap()
     }
-}
-
-pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
-    value[field].as_str().unwrap_or_else(|| panic!("no {field} in {value}"))
-}
-
-/// An order of two teas and one rice.
-pub fn order(method: &str, country: &str) -> Value {
-    json!({
-        "lines": [
-            {"sku": TEA.0, "quantity": 2, "unit_price": TEA.1},
-            {"sku": RICE.0, "quantity": 1, "unit_price": RICE.1},
-        ],
-        "payment_method": method,
-        "shipping_address": {
-            "recipient": "Kim", "street": "Sejong-daero 110", "city": "Seoul", "postal_code": "04524", "country": country,
-        },
-    })
 }

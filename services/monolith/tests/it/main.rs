@@ -9,6 +9,8 @@ mod bad_input;
 mod books;
 mod checkout;
 mod crash_matrix;
+#[path = "../customers/mod.rs"]
+mod customers;
 mod faults;
 mod finding;
 mod fulfilment;

@@ -5,15 +5,12 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+use crate::customers::{client, send};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_monolith");
 
@@ -62,34 +59,6 @@ impl Program {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
         tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await.unwrap().unwrap().code()
     }
-}
-
-pub type Http = Client<HttpConnector, Full<Bytes>>;
-
-pub fn client() -> Http {
-    Client::builder(TokioExecutor::new()).build_http()
-}
-
-/// Sends one request; `None` if nobody answered.
-pub async fn send(
-    http: &Http,
-    address: &str,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: String,
-) -> Option<(StatusCode, Value)> {
-    let mut request = Request::builder().method(method).uri(format!("http://{address}{path}"));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let answered = async {
-        let answer = http.request(request.body(Full::new(body.into())).unwrap()).await.ok()?;
-        let status = answer.status();
-        let bytes = answer.into_body().collect().await.ok()?.to_bytes();
-        Some((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
-    };
-    tokio::time::timeout(Duration::from_secs(40), answered).await.ok().flatten()
 }
 
 /// Runs the program where it cannot start, and gives what it says; the exit code is checked.

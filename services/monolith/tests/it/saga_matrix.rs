@@ -1,6 +1,5 @@
 //! Every step against everything that can become of a call: the order ends confirmed or fully compensated, each effect
 //! happens at most once, and no money is kept without a confirmed order.
-use crate::audit;
 use crate::books;
 use crate::faults::{Fault, Plan};
 use crate::harness::{World, order, text};
@@ -23,7 +22,7 @@ async fn end_of(plan: &Plan, method: &str, country: &str) -> Status {
     shop.settled(text(&placed.body, "order_id")).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(books::open_sagas(&world.stores).await, Vec::<String>::new());
-    audit::clean(&world).await;
+    world.is_clean().await;
     books::balance(&world.stores).await.into_values().next().unwrap()
 }
 
@@ -120,7 +119,7 @@ async fn a_call_that_arrives_after_its_undo_is_refused() {
             "{action}: {answers:?}"
         );
         books::balance(&world.stores).await;
-        audit::clean(&world).await;
+        world.is_clean().await;
     }
 }
 
@@ -144,7 +143,7 @@ async fn a_provider_that_settles_after_the_undo_arrived_keeps_nothing() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let end = books::balance(&world.stores).await.into_values().next().unwrap();
         assert_eq!(end, Status::Cancelled, "{method} after {wait_ms} ms");
-        audit::clean(&world).await;
+        world.is_clean().await;
     }
 }
 
@@ -168,7 +167,7 @@ async fn a_cancellation_at_any_moment_leaves_the_books_balanced() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!((books::open_sagas(&world.stores).await, books::armed(&world.stores).await), (vec![], 0));
         books::balance(&world.stores).await;
-        audit::clean(&world).await;
+        world.is_clean().await;
     }
     assert!(before >= 10 && after >= 10, "{before} before the confirmation, {after} after it");
 }
@@ -186,7 +185,7 @@ async fn a_cancellation_of_a_confirmed_order_is_carried_through_whatever_happens
             let settled = shop.settled(order_id).await;
             assert_eq!(text(&settled, "status"), "ORDER_STATUS_CANCELLED", "{undo} {fault:?}");
             books::balance(&world.stores).await;
-            audit::clean(&world).await;
+            world.is_clean().await;
         }
     }
 }
@@ -209,5 +208,5 @@ async fn a_carrier_that_says_too_late_leaves_the_order_confirmed_and_nothing_und
     assert_eq!((again.status, text(&again.body, "reason")), (StatusCode::UNPROCESSABLE_ENTITY, "too_late"));
     let orders = books::balance(&world.stores).await;
     assert_eq!(orders.into_values().collect::<Vec<_>>(), [Status::Confirmed]);
-    audit::clean(&world).await;
+    world.is_clean().await;
 }
