@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Args;
 use host::Process;
-use messaging::Messages;
 use messaging::relay::{KEEP_EVERY, Public, Relay};
+use messaging::{Bus, Messages};
 use search::fts::Fts;
 use search::{Checkpoint, Document, Index, Query};
 use store::folded::persist;
@@ -61,6 +61,25 @@ pub async fn run(options: Options) -> Result<()> {
 
 async fn relay(options: &Options, folder: &Folder, report: &Report) -> Result<()> {
     let process = Process::on_this_machine();
+    let store = log(&process, folder, options.events).await?;
+    let bus = Arc::new(messaging::sqlite::Sqlite::create(&folder.at("bus.db"))?);
+    let (_, rate) = drain(&process, store, bus).await?;
+    report.head(&["relay, SQLite to SQLite", "events", "events/s", "bars"]);
+    row(report, "each page durable before the cursor moves", options.events, rate);
+    Ok(())
+}
+
+/// A line of the table about a relay.
+pub fn row(report: &Report, what: &str, events: u64, rate: f64) {
+    let bars = bar("≥ 20,000/s", rate >= LEAST_RELAYED);
+    report.row(&[what.to_owned(), events.to_string(), whole(rate), bars]);
+}
+
+/// A log with so many events, five to a stream.
+///
+/// # Errors
+/// If its file cannot be written.
+pub async fn log(process: &Process, folder: &Folder, events: u64) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = Arc::new(Sqlite::create(&folder.at("log.db"), process.clock.clone())?);
     let event = |n: u64| {
         let data = format!(r#"{{"order":"{n}","note":"about as long as the events of an order are"}}"#);
@@ -68,9 +87,9 @@ async fn relay(options: &Options, folder: &Folder, report: &Report) -> Result<()
         let event = NewEvent { id: process.ids.next(), kind: "Told".to_owned(), schema: 1, data };
         (stream, event)
     };
-    for first in (0..options.events).step_by(usize::try_from(COMMIT)?) {
+    for first in (0..events).step_by(usize::try_from(COMMIT)?) {
         let mut appends: Vec<Append> = vec![];
-        for (stream, event) in (first..options.events.min(first + COMMIT)).map(event) {
+        for (stream, event) in (first..events.min(first + COMMIT)).map(event) {
             match appends.last_mut().filter(|append| *append.stream.0 == *stream) {
                 Some(append) => append.events.push(event),
                 None => appends.push(Append {
@@ -83,19 +102,26 @@ async fn relay(options: &Options, folder: &Folder, report: &Report) -> Result<()
         let id = CommitId::from(process.ids.next().to_string());
         persist(store.as_ref(), Commit { appends, ..Commit::new(id, Meta::default()) }).await?;
     }
-    let bus = Arc::new(messaging::sqlite::Sqlite::create(&folder.at("bus.db"))?);
-    let messages = Messages::new(&process, bus);
+    Ok(store)
+}
+
+/// Publishes a whole log to `order-events`; how many events that were, and how many in a second.
+///
+/// # Errors
+/// If the log cannot be read, or the bus does not take it.
+pub async fn drain(process: &Process, store: Arc<dyn Store>, bus: Arc<dyn Bus>) -> Result<(u64, f64)> {
+    let messages = Messages::new(process, bus);
     messages.bus.create("order-events", 6).await?;
     let told = |recorded: &Recorded| {
         Ok(Public::Fact { kind: "shop.events.v1.Told".to_owned(), payload: recorded.event.data.clone().into_bytes() })
     };
-    let mut relay = Relay::new(&process, store, &messages, "order", told);
+    let mut relay = Relay::new(process, store, &messages, "order", told);
     let (started, mut published) = (Instant::now(), 0);
     let mut kept = started;
     loop {
         match relay.step().await? {
             0 => break,
-            count => published += count,
+            count => published += count as u64,
         }
         if kept.elapsed() >= KEEP_EVERY {
             relay.keep().await?;
@@ -103,11 +129,7 @@ async fn relay(options: &Options, folder: &Folder, report: &Report) -> Result<()
         }
     }
     relay.keep().await?;
-    let rate = published as f64 / started.elapsed().as_secs_f64();
-    report.head(&["relay, SQLite to SQLite", "events", "events/s", "bars"]);
-    let bars = bar("≥ 20,000/s", rate >= LEAST_RELAYED);
-    report.row(&["each page durable before the cursor moves".to_owned(), published.to_string(), whole(rate), bars]);
-    Ok(())
+    Ok((published, published as f64 / started.elapsed().as_secs_f64()))
 }
 
 async fn products(options: &Options, folder: &Folder, report: &Report) -> Result<()> {

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `appends` | commits to PostgreSQL, and single rows beside them (with the feature `infra`) |
+//! | `relay` | the relay of a log onto Kafka (with the feature `infra`) |
 //! | [`saga`] | the saga engine alone, in this process |
 //! | [`checkout`] | a whole checkout over HTTP, the edge alone, the start of an empty shop |
 //! | [`facts`] | what is published and found beside the requests |
@@ -31,6 +32,8 @@ pub mod facts;
 pub mod flat;
 pub mod fulfilment;
 pub mod proc;
+#[cfg(feature = "infra")]
+pub mod relay;
 pub mod report;
 pub mod saga;
 pub mod server;

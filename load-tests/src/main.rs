@@ -3,7 +3,7 @@
 //! It ends with an error if any answer was not as expected; a missed bar is printed, and no error.
 use clap::{Parser, Subcommand};
 #[cfg(feature = "infra")]
-use load_tests::appends;
+use load_tests::{appends, relay};
 use load_tests::{checkout, facts, flat, fulfilment, saga};
 use tokio::runtime::Builder;
 
@@ -26,6 +26,9 @@ enum Bench {
     /// Commits to PostgreSQL in groups, and single rows beside them
     #[cfg(feature = "infra")]
     Appends(appends::Options),
+    /// The relay of an embedded log onto Kafka, and whether it comes back in order
+    #[cfg(feature = "infra")]
+    Relay(relay::Options),
     /// From confirmed to shipped on an idle shop, and what an idle shop takes
     Fulfilment(fulfilment::Options),
     /// Whether a shop with a past is as fast, as small and as quick to start as a new one
@@ -39,6 +42,8 @@ fn main() -> anyhow::Result<()> {
         Bench::Facts(options) => Builder::new_multi_thread().enable_all().build()?.block_on(facts::run(options)),
         #[cfg(feature = "infra")]
         Bench::Appends(options) => Builder::new_multi_thread().enable_all().build()?.block_on(appends::run(options)),
+        #[cfg(feature = "infra")]
+        Bench::Relay(options) => Builder::new_multi_thread().enable_all().build()?.block_on(relay::run(options)),
         // One thread costs the server least.
         Bench::Checkout(options) => {
             Builder::new_current_thread().enable_all().build()?.block_on(checkout::run(options))

@@ -5,11 +5,11 @@ use std::path::Path;
 use crate::steps::{Cargo, Failed, judge};
 
 /// What can be measured.
-pub(crate) const KINDS: [&str; 6] = ["saga", "checkout", "fulfilment", "facts", "flat", "appends"];
+pub(crate) const KINDS: [&str; 7] = ["saga", "checkout", "fulfilment", "facts", "flat", "appends", "relay"];
 /// What is measured in the measuring program itself.
-const INSIDE: [&str; 3] = ["saga", "facts", "appends"];
+const INSIDE: [&str; 4] = ["saga", "facts", "appends", "relay"];
 /// What needs the clients of real servers.
-const INFRA: [&str; 1] = ["appends"];
+const INFRA: [&str; 2] = ["appends", "relay"];
 const LAST_LINES: usize = 10;
 
 /// Measures one of [`KINDS`], with arguments that go on as they are.

@@ -174,3 +174,28 @@ fn say(level: RDKafkaLogLevel, kind: &str, left_out: u64, line: &str) {
         _ => tracing::debug!(kind, left_out, "librdkafka: {line}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_same_is_said_once_in_a_while_and_what_was_left_out_is_counted() {
+        let voice = Voice::default();
+        assert_eq!((voice.may_say("FAIL"), voice.may_say("ERROR")), (Some(0), Some(0)));
+        for _ in 0..1_000 {
+            assert_eq!(voice.may_say("FAIL"), None);
+        }
+        tokio::time::advance(QUIET).await;
+        assert_eq!(
+            (voice.may_say("FAIL"), voice.may_say("FAIL"), voice.may_say("ERROR")),
+            (Some(1_000), None, Some(0))
+        );
+    }
+
+    #[test]
+    fn names_there_begin_with_the_prefix_and_names_here_do_not() {
+        let cluster = Cluster::new("kafka:9092", "shop-").unwrap();
+        assert_eq!((cluster.there("t").as_str(), cluster.here("shop-t")), ("shop-t", "t"));
+    }
+}

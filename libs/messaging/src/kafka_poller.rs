@@ -115,6 +115,7 @@ pub(crate) fn join(
 impl Desk {
     /// Polls until the member leaves, or nothing comes any more.
     fn work(&self, poller: Poller) {
+        let _ends = Ends(self);
         let mut paused = false;
         while !self.leaves.load(Ordering::SeqCst) {
             match poller.poll(if paused { SHORT_TICK } else { TICK }) {
@@ -137,9 +138,8 @@ impl Desk {
             }
             paused = self.serve(&poller);
         }
-        // Danger: the last that was acknowledged is handed on when the partitions are let go, in here.
+        // Danger: before the end, which forgets what was acknowledged. It is handed on when the partitions are let go, in here.
         drop(poller);
-        self.end(BusError::Unavailable("the bus is closed".into()));
     }
 
     fn end(&self, why: BusError) {
@@ -211,6 +211,15 @@ impl Desk {
         self.hand_on(poller, &news);
         // It would still be paused when it comes back.
         let _ = poller.resume(&paused);
+    }
+}
+
+/// Ends what a member waits for with the thread, whatever ended that.
+struct Ends<'a>(&'a Desk);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.end(BusError::Unavailable("the bus is closed".into()));
     }
 }
 

@@ -204,6 +204,22 @@ async fn a_topic_that_was_deleted_is_unknown() {
     assert_eq!(bus.publish("t", vec![message("k", 2)]).await, Err(unknown));
 }
 
+/// Whoever leaves says so: the others need not wait until its silence is noticed.
+#[tokio::test]
+async fn whoever_leaves_is_followed_at_once() {
+    let Some(subject) = make().await else { return };
+    subject.filled(1, 1, 5).await;
+    let mut first = subject.subscribe("g").await;
+    take(&mut first, 5, 5).await;
+    let mut second = subject.subscribe("g").await;
+    // Until it has joined.
+    assert!(tokio::time::timeout(Duration::from_secs(3), second.next(5)).await.is_err());
+    let left = Instant::now();
+    drop(first);
+    take(&mut second, 5, 5).await;
+    assert!(left.elapsed() < Duration::from_secs(4), "{:?}", left.elapsed());
+}
+
 /// What waits for a member that takes nothing is bounded, and a partition that was paused goes on: here, and elsewhere.
 #[tokio::test]
 async fn a_member_that_takes_nothing_is_handed_no_more_than_it_can_hold() {
