@@ -11,6 +11,9 @@ use crate::steps::{Failed, until};
 /// How long a process is given to end before it is killed.
 const ENDING: Duration = Duration::from_secs(30);
 
+/// How long one that was killed may take to be gone.
+const GOING: Duration = Duration::from_secs(5);
+
 /// A process by its name in a folder, running or not.
 pub(crate) struct Process {
     name: String,
@@ -43,8 +46,17 @@ impl Process {
         let mut started = || -> io::Result<u32> {
             let log = File::options().create(true).append(true).open(&self.log)?;
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-            Ok(command.spawn()?.id())
+            let mut child = command.spawn()?;
+            let id = child.id();
+            // Otherwise its id would be taken for a process's after its end, by Postgres for one.
+            std::thread::spawn(move || child.wait());
+            Ok(id)
         };
+        // One that was killed a moment ago may not be gone yet: a server refuses to start beside it.
+        let before = fs::read_to_string(&self.file).ok().and_then(|text| text.split_once(' ')?.0.parse::<u32>().ok());
+        if let Some(before) = before {
+            until(GOING, || !matches!(state_and_birth(before), Some((state, _)) if is_over(&state)));
+        }
         let id = started().map_err(|why| Failed::new(format!("{} cannot be started: {why}", self.name)))?;
         self.adopt(id)
     }
@@ -118,14 +130,20 @@ impl Process {
 
 /// When a process was started, in ticks of the kernel since it booted; `None` if there is none, or only what is left of one.
 fn born(id: u32) -> Option<String> {
+    let (state, birth) = state_and_birth(id)?;
+    (!is_over(&state)).then_some(birth)
+}
+
+fn state_and_birth(id: u32) -> Option<(String, String)> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // The name, which may hold anything, ends with the last parenthesis.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18).map(str::to_owned)
+    Some((fields.next()?.to_owned(), fields.nth(18)?.to_owned()))
+}
+
+/// Whether only an entry in the kernel's table is left of a process in this state, until somebody has waited for it.
+fn is_over(state: &str) -> bool {
+    matches!(state, "Z" | "X")
 }
 
 #[cfg(test)]

@@ -37,7 +37,6 @@ use telemetry::logs::{self, Format};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::Status;
 use tonic::body::Body;
 
 use crate::pages;
@@ -208,9 +207,7 @@ fn answering(
     move |request| match opened.get() {
         Some(handler) => handler(request),
         None => {
-            let page = pages::at(&process, &request);
-            let refusal = || Status::unavailable("the process is starting; nothing was done").into_http();
-            let page = page.unwrap_or_else(refusal);
+            let page = pages::at(&process, &request).unwrap_or_else(|| pages::starting(&request));
             async { page }.boxed()
         }
     }
