@@ -120,7 +120,11 @@ impl Fleet {
         self.address("gateway", 0)
     }
 
-    fn build(&self, cargo: &Cargo) -> Result<(), Failed> {
+    /// Builds its programs.
+    ///
+    /// # Errors
+    /// If they cannot be built.
+    pub(crate) fn build(&self, cargo: &Cargo) -> Result<(), Failed> {
         let quick: &[&str] = if self.programs.ends_with("quick") { &["--profile", "quick"] } else { &[] };
         cargo.step(&[BUILD, quick].concat())
     }
