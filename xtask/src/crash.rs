@@ -17,6 +17,8 @@ use crate::steps::{Cargo, Failed, judge, within};
 
 /// How many times something is killed unless it is said.
 const KILLS: u64 = 40;
+/// How many in `cargo xtask test`.
+pub(crate) const KILLS_OF_TEST: &str = "20";
 /// The ports of the servers that are killed: a set of their own, with nothing in it at first.
 const PORTS: u16 = 26_400;
 /// Replicas, and how fast parcels are.
