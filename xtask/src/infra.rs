@@ -185,12 +185,10 @@ impl Infra {
         self.place.process(server)
     }
 
-    /// Starts a server again that ended, and waits until it answers.
-    ///
-    /// # Errors
-    /// If it does not.
-    pub(crate) fn up_again(&self, server: Server) -> Result<(), Failed> {
-        self.place.up(server)
+    /// Starts a server again that ended; whoever joins the thread waits until it answers.
+    pub(crate) fn rise(&self, server: Server) -> thread::JoinHandle<Result<(), Failed>> {
+        let place = self.place.clone();
+        thread::spawn(move || place.up(server))
     }
 
     /// Sees to it that the servers' programs are there.

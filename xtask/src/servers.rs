@@ -52,6 +52,7 @@ impl Server {
 }
 
 /// A folder with the servers' programs and data, and the ports that they listen on.
+#[derive(Clone)]
 pub(crate) struct Place {
     /// The programs, as they were unpacked.
     pub(crate) programs: PathBuf,
