@@ -280,6 +280,37 @@ const PATTERNS: &[Mutation] = &[
         SHOP,
         "checkout::one_checkout_is_one_trace",
     ),
+    mutation(
+        "every-reader-asks-the-store",
+        "libs/cache/src/read_through.rs",
+        (
+            "under_way.and_then(|(_, flight)| flight.upgrade())",
+            "under_way.filter(|_| false).and_then(|(_, flight)| flight.upgrade())",
+        ),
+        ("cache", None),
+        "read_through::tests::of_many_readers_at_once_one_asks_the_store",
+    ),
+    mutation(
+        "nothing-is-shown-while-the-store-is-away",
+        "libs/cache/src/read_through.rs",
+        ("Err(ReadError::Unavailable(why)) if known.is_some() => {", "Err(ReadError::Unavailable(why)) if false => {"),
+        ("cache", None),
+        "read_through::tests::while_the_store_is_away_what_is_known_is_shown_up_to_its_limit",
+    ),
+    mutation(
+        "what-is-found-counts-as-new",
+        "libs/cache/src/read_through.rs",
+        ("let age = asked.0 - kept.complete.0;", "let age = 0;"),
+        ("cache", None),
+        "read_through::tests::replicas_share_what_one_has_read_and_none_shows_it_for_longer",
+    ),
+    mutation(
+        "an-older-version-replaces-a-newer",
+        "libs/cache/src/lib.rs",
+        ("if new.version < self.version {", "if false {"),
+        ("cache", None),
+        "memory::tests::a_newer_version_replaces_and_an_older_does_not",
+    ),
 ];
 
 /// Faults as they creep in: off by one, too late, forgotten.

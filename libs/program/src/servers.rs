@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use cache::redis::Redis;
+use cache::{Cache, KEEP};
 use clap::Args;
 use host::Process;
 use host::replicas;
@@ -150,6 +152,27 @@ impl Search {
             None => Arc::new(Fts::in_memory()),
             Some(url) => Arc::new(Elastic::new(url, &format!("jangteo-{name}"))?),
         })
+    }
+}
+
+/// Settings of a service whose replicas share a cache.
+#[derive(Args, Clone, Debug)]
+pub struct Cached {
+    /// Redis, as redis://[[USER]:PASSWORD@]HOST:PORT. Without it each replica asks the database, and shows nothing while that is away
+    #[arg(long, env = "JANGTEO_REDIS", hide_env_values = true, value_name = "URL")]
+    redis: Option<String>,
+}
+
+impl Cached {
+    /// The cache of a service, if there is one.
+    ///
+    /// # Errors
+    /// If the address is malformed.
+    pub fn cache(&self, service: &str) -> anyhow::Result<Option<Arc<dyn Cache>>> {
+        let url = self.redis.as_ref().filter(|url| !url.is_empty());
+        let prefix = format!("jangteo:{service}:");
+        let redis = url.map(|url| Redis::new(url, &prefix, KEEP).map(|redis| Arc::new(redis) as Arc<dyn Cache>));
+        Ok(redis.transpose()?)
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`stock`] | PURE: the totals of one product |
 //! | [`reservation`] | PURE: what one order holds |
 //! | [`service`] | use cases |
+//! | `window` | what is shown, through the cache that replicas share |
 //! | `shelves` | changes over several of these in one commit |
 //! | [`found`] | what products can be found by |
 //! | `told` | what others are told |
@@ -23,9 +24,11 @@ pub mod service;
 mod shelves;
 pub mod stock;
 mod told;
+mod window;
 
 use std::sync::Arc;
 
+use cache::Cache;
 use host::Process;
 use host::transport::{Transport, in_process};
 use messaging::Messages;
@@ -47,17 +50,18 @@ pub struct Served {
     pub dead_letters: Transport,
 }
 
-/// Starts the service over its store.
+/// Starts the service over its store; replicas may share a cache of what they show.
 pub fn start(
     process: &Process,
     store: Arc<dyn Store>,
+    cache: Option<Arc<dyn Cache>>,
     messages: &Messages,
     (index, meters): (Arc<dyn Index>, &Meters),
     red: Red,
 ) -> Served {
     let found = Projector::new(process, store.clone(), index, Arc::new(found::Found), meters);
     found.start();
-    let inventory = Inventory::new(process, store.clone(), found);
+    let inventory = Inventory::new(process, store.clone(), cache, found);
     Relay::new(process, store.clone(), messages, "inventory", told::publicity).start();
     let heard = Arc::new(heard::Heard(inventory.clone()));
     let consumer = Consumer::new(process, store, messages, ("inventory", &["shipping-events"]), heard);

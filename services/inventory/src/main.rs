@@ -5,7 +5,7 @@ use anyhow::anyhow;
 use clap::Parser;
 use inventory::catalogue;
 use program::process::{self, Settings};
-use program::servers::{Search, Servers};
+use program::servers::{Cached, Search, Servers};
 use search::projection::Meters;
 use telemetry::metrics::Red;
 
@@ -24,15 +24,19 @@ struct Config {
 
     #[command(flatten)]
     search: Search,
+
+    #[command(flatten)]
+    cached: Cached,
 }
 
 fn main() -> ExitCode {
-    let Config { settings, servers, search } = Config::parse();
+    let Config { settings, servers, search, cached } = Config::parse();
     process::run(&settings, servers.listen, async |process, _| {
         let (messages, index) = (servers.messages(&process)?, search.index("product")?);
+        let cache = cached.cache("inventory")?;
         let store = servers.store(&process, "inventory").await;
         let (meters, red) = (Meters::new(&process), Red::new(&process.metrics, "grpc"));
-        let served = inventory::start(&process, store, &messages, (index, &meters), red);
+        let served = inventory::start(&process, store, cache, &messages, (index, &meters), red);
         let stocked = catalogue::stock(&process, &served.inventory, &catalogue::PRODUCTS).await;
         stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
         let services = [

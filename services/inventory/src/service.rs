@@ -1,6 +1,7 @@
 //! Use cases: the catalogue, receipts, and what orders reserve and release.
 use std::sync::Arc;
 
+use cache::Cache;
 use decider::Decider;
 use host::call::Caller;
 use host::error::Refusal;
@@ -37,10 +38,10 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Inventory over the service's store.
+    /// Inventory over the service's store, and a cache of what is shown that its replicas share.
     #[must_use]
-    pub fn new(process: &Process, store: Arc<dyn Store>, found: Projector) -> Inventory {
-        Inventory { shelves: Shelves::new(process, store.clone()), store, found }
+    pub fn new(process: &Process, store: Arc<dyn Store>, cache: Option<Arc<dyn Cache>>, found: Projector) -> Inventory {
+        Inventory { shelves: Shelves::new(process, store.clone(), cache), store, found }
     }
 
     /// A page of products.
@@ -96,13 +97,13 @@ impl Inventory {
         Ok(page)
     }
 
-    /// One product.
+    /// One product. While the store is away it is shown as it was, if the replicas share a cache.
     ///
     /// # Errors
     /// NOT_FOUND.
     pub async fn get(&self, sku: &str) -> Result<message::Product, Refusal> {
         check::sku("sku", sku)?;
-        let (product, stock) = self.shelves.look(sku).await.map_err(unavailable)?;
+        let (product, stock) = self.shelves.show(sku).await.map_err(unavailable)?;
         if product.state.unit_price.is_none() {
             return Err(unknown(sku));
         }

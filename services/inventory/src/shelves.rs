@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cache::Cache;
 use futures::future::BoxFuture;
 use host::Process;
 use host::call::Caller;
@@ -25,12 +26,13 @@ use tokio::time::Instant;
 use crate::product::{self, Product};
 use crate::reservation::{self, Reservation};
 use crate::stock::{self, Stock};
+use crate::window::{Window, Written};
 
 /// At most so many products are held in memory.
 const PRODUCTS: usize = 20_000;
 const TRIES: u32 = 32;
 /// For so long what is held is shown without asking whether another replica is ahead.
-const TRUSTED: Duration = Duration::from_millis(250);
+pub(crate) const TRUSTED: Duration = Duration::from_millis(250);
 
 /// The states of products and stock, and the way to change them.
 #[derive(Clone)]
@@ -38,6 +40,7 @@ pub(crate) struct Shelves {
     process: Process,
     store: Arc<dyn Store>,
     held: Arc<Mutex<Held>>,
+    window: Option<Window>,
     conflicts: Counter,
 }
 
@@ -72,6 +75,8 @@ struct HandedOver<R> {
     snapshots: Vec<StreamId>,
     /// What it was decided on.
     based_on: Vec<Base>,
+    /// What it makes of products and stock, for the window.
+    written: Vec<Written>,
     id: CommitId,
 }
 
@@ -95,10 +100,11 @@ pub(crate) struct About<'a, Q> {
 }
 
 impl Shelves {
-    pub(crate) fn new(process: &Process, store: Arc<dyn Store>) -> Shelves {
+    pub(crate) fn new(process: &Process, store: Arc<dyn Store>, cache: Option<Arc<dyn Cache>>) -> Shelves {
         let help = "Commits of stock that had to be decided again because somebody else was faster.";
         Shelves {
             process: process.clone(),
+            window: cache.map(|cache| Window::new(process, store.clone(), cache)),
             store,
             held: Arc::new(Mutex::new(Held {
                 products: Hot::new(PRODUCTS),
@@ -142,6 +148,19 @@ impl Shelves {
             }
         }
         self.fetch(sku, false).await
+    }
+
+    /// The same to be shown, never decided on: where replicas share a cache, through it, and as it was while the store is
+    /// away.
+    pub(crate) async fn show(&self, sku: &str) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
+        let Some(window) = &self.window else { return self.look(sku).await };
+        let streams = streams(sku);
+        let product = newer(window.show(&streams.0, false).await?, self.lock().products.get(&streams.0));
+        if product.version == 0 {
+            return Ok(Default::default());
+        }
+        let stock = newer(window.show(&streams.1, true).await?, self.lock().stock.get(&streams.1));
+        Ok((product, stock))
     }
 
     async fn fetch(&self, sku: &str, hold_absent: bool) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
@@ -226,6 +245,9 @@ impl Shelves {
             match handed_over.committed.await {
                 Ok(_) => {
                     self.confirm(&handed_over.based_on, &handed_over.id);
+                    if let Some(window) = &self.window {
+                        window.wrote(&self.process.tasks, handed_over.written);
+                    }
                     self.keep_snapshots(&handed_over.snapshots).await;
                     return handed_over.outcome;
                 }
@@ -233,6 +255,7 @@ impl Shelves {
                     self.forget(&handed_over.based_on);
                     match failed {
                         CommitError::AlreadyHandled(reply) => {
+                            self.catch_up(&handed_over.based_on).await;
                             return print.map_or_else(|| Ok(R::default()), |print| recall(&reply, print));
                         }
                         CommitError::Conflict { .. } => self.conflicts.inc(),
@@ -276,7 +299,7 @@ impl Shelves {
             None => {}
         }
         commit.appends.extend(self.appends(about, &seen, &streams, &change));
-        let (mut snapshots, mut based_on) = (vec![], Vec::with_capacity(streams.len()));
+        let (mut snapshots, mut written, mut based_on) = (vec![], vec![], Vec::with_capacity(streams.len()));
         for (n, (product, stock)) in streams.into_iter().enumerate() {
             let sold = change.stock.get(n).map_or(&[][..], Vec::as_slice);
             if held.stock.get(&stock).is_some_and(|before| hot::crosses(before.version, sold.len())) {
@@ -286,12 +309,20 @@ impl Shelves {
             commit.after.extend(rest_on.into_iter().flatten().cloned());
             held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice), &commit.id);
             held.stock.advance(&stock, sold, &commit.id);
+            if self.window.is_some() {
+                let changed = change.products.get(n).is_some_and(|events| !events.is_empty());
+                written
+                    .extend(held.products.get(&product).filter(|_| changed).map(|after| Written::of(&product, after)));
+                written.extend(
+                    held.stock.get(&stock).filter(|_| !sold.is_empty()).map(|after| Written::of(&stock, after)),
+                );
+            }
             let generations = (held.products.generation(&product), held.stock.generation(&stock));
             based_on.push(Base { product: (product, generations.0), stock: (stock, generations.1) });
         }
         // Danger: under the same lock as the decision. Otherwise two that decided on one state swap places in the queue.
         let id = commit.id.clone();
-        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots, based_on, id })
+        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots, based_on, written, id })
     }
 
     fn appends<Q>(
@@ -350,9 +381,26 @@ impl Shelves {
         }
     }
 
+    /// It did happen, and is not held any more: the window must not show less than what was handed over here.
+    async fn catch_up(&self, based_on: &[Base]) {
+        let Some(window) = &self.window else { return };
+        let (store, mut written) = (self.store.as_ref(), vec![]);
+        for Base { product: (product, _), stock: (stock, _) } in based_on {
+            written.extend(hot::load::<Product>(store, product).await.map(|after| Written::of(product, &after)));
+            written.extend(hot::load::<Stock>(store, stock).await.map(|after| Written::of(stock, &after)));
+        }
+        window.wrote(&self.process.tasks, written);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What this replica has handed over, where that is newer than what is shown. At the same version it is not: another replica's
+/// change may have come true in its place.
+fn newer<D: Clone>(shown: Folded<D>, held: Option<&Folded<D>>) -> Folded<D> {
+    held.filter(|held| held.version > shown.version).cloned().unwrap_or(shown)
 }
 
 /// What product streams are named by, before the SKU.

@@ -1,8 +1,10 @@
 //! Two replicas over one store: neither knows what the other has committed, and neither is wrong for it.
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use cache::Cache;
 use clock::{Ids, Timestamp, TokioClock};
 use futures::future::BoxFuture;
 use host::Process;
@@ -13,7 +15,7 @@ use search::fts::Fts;
 use search::projection::{Meters, Projector};
 use store::memory::Memory;
 use store::wrapped::{Wrapped, Wrapping};
-use store::{Commit, CommitError, Meta, Store, Versions};
+use store::{Commit, CommitError, Meta, ReadError, Store, Versions};
 use tokio::sync::oneshot;
 
 use crate::found::Found;
@@ -64,23 +66,56 @@ impl Wrapping for Gate {
     }
 }
 
+/// A store that counts what it is asked, and may be away, or lose an answer.
+struct Watched {
+    inner: Arc<dyn Store>,
+    asked: AtomicU64,
+    away: AtomicBool,
+    loses: AtomicBool,
+}
+
+struct Watch(Arc<Watched>);
+
+#[async_trait]
+impl Wrapping for Watch {
+    fn inner(&self) -> &dyn Store {
+        self.0.inner.as_ref()
+    }
+
+    async fn reading(&self) -> Result<(), ReadError> {
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
+        if self.0.away.load(Ordering::SeqCst) { Err(ReadError::Unavailable("it is away".into())) } else { Ok(()) }
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>> {
+        let lost = || CommitError::Unavailable("nobody knows whether it happened".into());
+        if self.0.away.load(Ordering::SeqCst) {
+            return Box::pin(async move { Err(lost()) });
+        }
+        let committed = self.0.inner.commit(commit);
+        let loses = self.0.loses.swap(false, Ordering::SeqCst);
+        Box::pin(async move { committed.await.and_then(|versions| if loses { Err(lost()) } else { Ok(versions) }) })
+    }
+}
+
 struct World {
     store: Arc<dyn Store>,
     process: Process,
+    cache: Option<Arc<dyn Cache>>,
 }
 
 impl World {
     fn new() -> World {
         let clock = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
         let process = Process::new(clock.clone(), Arc::new(Ids::random(clock.clone())));
-        World { store: Arc::new(Memory::new(clock)), process }
+        World { store: Arc::new(Memory::new(clock)), process, cache: None }
     }
 
     fn replica(&self) -> Inventory {
         let process = Process::new(self.process.clock.clone(), self.process.ids.clone());
         let (index, meters) = (Arc::new(Fts::in_memory()), Meters::new(&process));
         let found = Projector::new(&process, self.store.clone(), index, Arc::new(Found), &meters);
-        Inventory::new(&process, self.store.clone(), found)
+        Inventory::new(&process, self.store.clone(), self.cache.clone(), found)
     }
 
     fn caller(&self, id: &str) -> Caller {
@@ -92,6 +127,20 @@ impl World {
         let gate = Arc::new(HoldsBack { inner: self.store.clone(), waiting: Mutex::default() });
         self.store = Arc::new(Wrapped(Gate(gate.clone())));
         gate
+    }
+
+    fn watched(&mut self) -> Arc<Watched> {
+        let (asked, away, loses) = Default::default();
+        let watched = Arc::new(Watched { inner: self.store.clone(), asked, away, loses });
+        self.store = Arc::new(Wrapped(Watch(watched.clone())));
+        watched
+    }
+
+    /// One cache for all replicas.
+    fn with_cache(&mut self) -> Arc<dyn Cache> {
+        let cache: Arc<dyn Cache> = Arc::new(cache::memory::Memory::new(100, cache::KEEP));
+        self.cache = Some(cache.clone());
+        cache
     }
 
     async fn open(&self, replica: &Inventory) {
@@ -174,4 +223,138 @@ async fn a_price_that_another_replica_changed_is_shown_soon_and_refuses_nobody()
     assert_eq!(two.get(TEA).await.unwrap().unit_price, 80);
     let stale = two.check(&message::CheckLinesRequest { lines: vec![line(90)] }).await.unwrap_err();
     assert_eq!(stale.reason, "price_changed");
+}
+
+async fn price_at(replica: &Inventory) -> i64 {
+    replica.get(TEA).await.unwrap().unit_price
+}
+
+#[tokio::test(start_paused = true)]
+async fn through_one_cache_a_price_is_shown_at_once_by_its_replica_and_soon_by_the_others() {
+    let mut world = World::new();
+    world.with_cache();
+    let (one, two) = (world.replica(), world.replica());
+    world.open(&one).await;
+    for price in (200..260).step_by(2) {
+        assert_eq!(price_at(&two).await, price_at(&one).await);
+        world.price(&one, price).await;
+        assert_eq!(price_at(&one).await, price);
+        // At any moment of the life of what the other shows.
+        tokio::time::advance(super::TRUSTED * ((price - 200) as u32) / 60).await;
+        let meanwhile = price_at(&two).await;
+        tokio::time::advance(super::TRUSTED).await;
+        assert_eq!(price_at(&two).await, price);
+        world.price(&two, price + 1).await;
+        assert_eq!((price_at(&two).await, meanwhile <= price), (price + 1, true));
+        tokio::time::advance(super::TRUSTED).await;
+        assert_eq!(price_at(&one).await, price + 1);
+    }
+}
+
+/// Many replicas ask the store about a product hardly more often than one does.
+#[tokio::test(start_paused = true)]
+async fn through_one_cache_many_replicas_ask_the_store_like_one() {
+    let mut asked = vec![];
+    for count in [1, 8] {
+        let mut world = World::new();
+        let watched = world.watched();
+        world.with_cache();
+        let replicas: Vec<_> = (0..count).map(|_| world.replica()).collect();
+        world.open(&replicas[0]).await;
+        let before = watched.asked.load(Ordering::SeqCst);
+        for _ in 0..2_000 {
+            for replica in &replicas {
+                replica.get(TEA).await.unwrap();
+            }
+            tokio::time::advance(Duration::from_millis(5)).await;
+        }
+        asked.push(watched.asked.load(Ordering::SeqCst) - before);
+    }
+    // The most eager of eight asks up to twice as often as the least eager.
+    assert!(asked[0] >= 40 && asked[1] <= asked[0] * 5 / 2, "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_products_are_shown_as_they_were_and_nothing_is_changed() {
+    let mut world = World::new();
+    let watched = world.watched();
+    world.with_cache();
+    let (one, two) = (world.replica(), world.replica());
+    world.open(&one).await;
+    let shown = one.get(TEA).await.unwrap();
+    watched.away.store(true, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!((one.get(TEA).await, two.get(TEA).await), (Ok(shown.clone()), Ok(shown)));
+    let away = |refusal: Refusal| assert_eq!(refusal.code, tonic::Code::Unavailable, "{refusal:?}");
+    away(two.get("TEA-2").await.unwrap_err());
+    for replica in [&one, &two] {
+        let lines = vec![message::Line { sku: TEA.into(), quantity: 1, unit_price: 100 }];
+        away(replica.check(&message::CheckLinesRequest { lines }).await.unwrap_err());
+        away(world.reserve(replica, ONE, 1).await.unwrap_err());
+        let request = message::ChangePriceRequest { sku: TEA.into(), unit_price: 90 };
+        away(replica.price(&world.caller("price"), &request).await.unwrap_err());
+    }
+    tokio::time::advance(cache::KEEP).await;
+    away(one.get(TEA).await.unwrap_err());
+    watched.away.store(false, Ordering::SeqCst);
+    assert_eq!((price_at(&one).await, price_at(&two).await), (100, 100));
+}
+
+/// Whatever the cache says, it is only shown.
+#[tokio::test(start_paused = true)]
+async fn no_decision_rests_on_the_cache() {
+    let mut world = World::new();
+    let cache = world.with_cache();
+    let (one, two) = (world.replica(), world.replica());
+    world.open(&one).await;
+    price_at(&one).await;
+    for (stream, lie) in [("product", "unit_price"), ("stock", "received")] {
+        let key = format!("1:{stream}-{TEA}");
+        let found = cache.get(&key).await.unwrap();
+        let kept = found.kept.unwrap();
+        let mut state: serde_json::Value = serde_json::from_slice(&kept.value).unwrap();
+        assert!(state[lie].is_number(), "{state}");
+        state[lie] = 7.into();
+        let value = serde_json::to_vec(&state).unwrap().into();
+        cache.put(&key, cache::Kept { version: kept.version + 1, complete: found.asked, value }).await.unwrap();
+    }
+    let shown = two.get(TEA).await.unwrap();
+    assert_eq!((shown.unit_price, shown.available), (7, 7), "the lie is told");
+    let line = |unit_price| message::Line { sku: TEA.into(), quantity: 1, unit_price };
+    two.check(&message::CheckLinesRequest { lines: vec![line(100)] }).await.unwrap();
+    assert_eq!(
+        two.check(&message::CheckLinesRequest { lines: vec![line(7)] }).await.unwrap_err().reason,
+        "price_changed"
+    );
+    assert_eq!(world.reserve(&two, ONE, 6).await.unwrap_err().reason, "out_of_stock");
+    world.reserve(&two, TWO, 5).await.unwrap();
+}
+
+/// It happened, but the answer was lost, and so is what was held.
+#[tokio::test(start_paused = true)]
+async fn what_a_replica_has_changed_it_shows_although_the_answer_was_lost() {
+    let mut world = World::new();
+    let watched = world.watched();
+    world.with_cache();
+    let one = world.replica();
+    world.open(&one).await;
+    assert_eq!(price_at(&one).await, 100);
+    watched.loses.store(true, Ordering::SeqCst);
+    world.price(&one, 90).await;
+    assert_eq!(price_at(&one).await, 90);
+}
+
+/// Values that nobody can read are somebody else's.
+#[tokio::test(start_paused = true)]
+async fn what_stands_in_the_cache_and_cannot_be_read_is_not_shown() {
+    let mut world = World::new();
+    let cache = world.with_cache();
+    let (one, two) = (world.replica(), world.replica());
+    world.open(&one).await;
+    let asked = cache.get("").await.unwrap().asked;
+    for value in ["", "{", "{\"description\":1}"] {
+        let strange = cache::Kept { version: 1_000, complete: asked, value: value.into() };
+        cache.put(&format!("1:product-{TEA}"), strange).await.unwrap();
+        assert_eq!(price_at(&two).await, 100);
+    }
 }

@@ -145,7 +145,7 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
     let messages = Messages::new(process, stores.bus.clone());
     let meters = Meters::new(process);
     let found = (stores.product_search.clone(), &meters);
-    let inventory = inventory::start(process, stores.inventory.clone(), &messages, found, red.clone());
+    let inventory = inventory::start(process, stores.inventory.clone(), None, &messages, found, red.clone());
     let payment = payment::start(process, stores.payment.clone(), &messages, (bank, reports), red.clone());
     let shipping = shipping::start(process, stores.shipping.clone(), &messages, (carrier, pick_up), red.clone());
     let (inventory_letters, shipping_letters) = (inventory.dead_letters, shipping.dead_letters);

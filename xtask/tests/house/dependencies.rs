@@ -8,19 +8,23 @@ use serde_json::Value;
 use crate::sources::{self, read, root};
 
 /// What of ours each library may use; `ARCHITECTURE.md` says the same in layers.
-const LIBS: [(&str, &[&str]); 13] = [
+const LIBS: [(&str, &[&str]); 14] = [
     ("clock", &[]),
     ("decider", &[]),
     ("lab", &[]),
     ("telemetry", &[]),
     ("resilience", &[]),
     ("store", &["clock", "decider", "lab"]),
+    ("cache", &["store", "telemetry"]),
     ("host", &["clock", "decider", "resilience", "store", "telemetry"]),
     ("saga", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host"]),
     ("search", &["clock", "decider", "resilience", "store", "telemetry", "host"]),
     ("messaging", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host", "proto"]),
     ("simulation", &["clock", "decider", "resilience", "store", "telemetry", "host", "messaging"]),
-    ("program", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host", "messaging", "search"]),
+    (
+        "program",
+        &["cache", "clock", "decider", "lab", "resilience", "store", "telemetry", "host", "messaging", "search"],
+    ),
     ("proto", &[]),
 ];
 /// Who sees several services.

@@ -229,7 +229,7 @@ impl World {
         let (index, meters) = (Arc::new(Fts::in_memory()), Meters::new(&process));
         let red = Red::new(&process.metrics, "grpc");
         let served =
-            inventory::start(&process, self.store(&process, host, "inventory"), &messages, (index, &meters), red);
+            inventory::start(&process, self.store(&process, host, "inventory"), None, &messages, (index, &meters), red);
         let services = [
             ("shop.inventory.v1.InventoryService", served.inventory),
             ("shop.messaging.v1.DeadLetterService", served.dead_letters),
