@@ -96,7 +96,7 @@ pub async fn run(options: Options) -> Result<()> {
 }
 
 /// How long it took an order from being confirmed to being shipped, by the times that the shop recorded.
-async fn confirmed_to_shipped(connection: &mut Connection, orders: &Orders) -> Result<Duration> {
+pub(crate) async fn confirmed_to_shipped(connection: &mut Connection, orders: &Orders) -> Result<Duration> {
     let mut call = orders.next();
     call.headers_mut().remove("x-customer-id");
     let answer = connection.send(call).await?;

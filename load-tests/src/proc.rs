@@ -108,6 +108,16 @@ pub fn rss_anon(pid: u32) -> Result<u64> {
     status_bytes(&text, "RssAnon:").with_context(|| format!("{file} has no RssAnon"))
 }
 
+/// Memory of a process that is in the machine's, in bytes, files that it has mapped included.
+///
+/// # Errors
+/// If there is no such process.
+pub fn resident(pid: u32) -> Result<u64> {
+    let file = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&file).with_context(|| format!("{file} cannot be read"))?;
+    status_bytes(&text, "VmRSS:").with_context(|| format!("{file} has no VmRSS"))
+}
+
 fn status_bytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use crate::chance::Chance;
@@ -17,10 +17,14 @@ use crate::steps::{Cargo, Failed, judge, within};
 
 /// How many times something is killed unless it is said.
 const KILLS: u64 = 40;
+/// How many in `cargo xtask test`.
+pub(crate) const KILLS_OF_TEST: &str = "20";
 /// The ports of the servers that are killed: a set of their own, with nothing in it at first.
 const PORTS: u16 = 26_400;
 /// Replicas, and how fast parcels are.
 const FLEET: [&str; 4] = ["--replicas", "order=2,inventory=2,payment=2,shipping=2", "--pace-ms", "300"];
+/// Builds it as fast code.
+const QUICK: &str = "--quick";
 /// The longest that something stays frozen.
 const FREEZE: Duration = Duration::from_secs(20);
 /// How long the judge may take, with the shop coming to its end.
@@ -58,6 +62,7 @@ struct Told {
     kills: u64,
     seed: u64,
     without: Option<String>,
+    quick: bool,
 }
 
 /// Runs it.
@@ -66,15 +71,17 @@ struct Told {
 /// If something is wrong with the shop afterwards, or could not be started.
 pub(crate) fn run(cargo: &Cargo, arguments: &[&str]) -> Result<(), Failed> {
     let told = read(arguments)?;
-    cargo.step(crate::steps::BUILD)?;
-    let program = simulate::test_program(cargo, "crash", &["--workspace", "--all-features"])?;
+    let quick: &[&str] = if told.quick { &["--profile", "quick"] } else { &[] };
+    let program = simulate::test_program(cargo, "crash", &[&["--workspace", "--all-features"], quick].concat())?;
     let home = Infra::folder(cargo)?.join("crash");
     let infra = || Infra::of(cargo, Some(&home), Some(PORTS), true);
     // Always from nothing: what an earlier run left is no longer of interest, or broken on purpose.
     infra()?.reset()?;
     let infra = infra()?;
     infra.up(&Server::ALL)?;
-    let fleet = Fleet::read(cargo, &FLEET)?.apart(infra, &home, told.without.as_deref())?;
+    let fleet = Fleet::read(cargo, &[&FLEET[..], if told.quick { &[QUICK] } else { &[] }].concat())?;
+    fleet.build(cargo)?;
+    let fleet = fleet.apart(infra, &home, told.without.as_deref())?;
     let ended = campaign(&fleet, &program, &told);
     let stopped = fleet.stop();
     let down = fleet.infra().down(&Server::ALL);
@@ -82,7 +89,7 @@ pub(crate) fn run(cargo: &Cargo, arguments: &[&str]) -> Result<(), Failed> {
 }
 
 fn read(arguments: &[&str]) -> Result<Told, Failed> {
-    let mut told = Told { kills: KILLS, seed: 1, without: None };
+    let mut told = Told { kills: KILLS, seed: 1, without: None, quick: false };
     let mut rest = arguments.iter().copied();
     while let Some(word) = rest.next() {
         let mut value = || rest.next().ok_or_else(|| Failed::new(format!("{word} needs a value")));
@@ -90,6 +97,7 @@ fn read(arguments: &[&str]) -> Result<Told, Failed> {
         match word {
             "--kills" => told.kills = number(value()?)?,
             "--seed" => told.seed = number(value()?)?,
+            QUICK => told.quick = true,
             "--without" => told.without = Some(value()?.to_owned()),
             other => return Err(Failed::new(format!("crash does not know {other}"))),
         }
@@ -106,7 +114,8 @@ fn campaign(fleet: &Fleet, program: &Path, told: &Told) -> Result<(), Failed> {
         hurry(fleet)?;
     }
     let mut customers = Customers::start(fleet, program)?;
-    let mut blows = Blows { fleet, chance: Chance::new(told.seed), down: vec![], done: BTreeMap::new() };
+    let mut blows =
+        Blows { fleet, chance: Chance::new(told.seed), down: vec![], rising: vec![], done: BTreeMap::new() };
     let struck = (0..told.kills).try_for_each(|number| {
         customers.still_shop()?;
         blows.strike(number)
@@ -203,10 +212,18 @@ impl Victim {
     }
 }
 
+/// The first server that did not come back.
+fn risen_well(risen: Vec<(Victim, JoinHandle<Result<(), Failed>>)>) -> Result<(), Failed> {
+    let broke = |_| Err(Failed::new("starting a server broke"));
+    risen.into_iter().try_for_each(|(_, thread)| thread.join().unwrap_or_else(broke))
+}
+
 struct Blows<'a> {
     fleet: &'a Fleet,
     chance: Chance,
     down: Vec<Down>,
+    /// Servers that are starting: they take their time, and nobody waits for them.
+    rising: Vec<(Victim, JoinHandle<Result<(), Failed>>)>,
     done: BTreeMap<(&'static str, Blow), u64>,
 }
 
@@ -216,7 +233,8 @@ impl Blows<'_> {
         sleep(Duration::from_millis(100 + self.chance.below(1_400)));
         self.raise(Instant::now())?;
         let victim = self.victim();
-        if self.down.iter().any(|down| down.victim == victim) {
+        if self.down.iter().any(|down| down.victim == victim) || self.rising.iter().any(|(rising, _)| *rising == victim)
+        {
             return Ok(());
         }
         let process = self.process(victim);
@@ -266,6 +284,10 @@ impl Blows<'_> {
 
     /// Brings back what has been down for long enough.
     fn raise(&mut self, now: Instant) -> Result<(), Failed> {
+        let (risen, rising) =
+            std::mem::take(&mut self.rising).into_iter().partition(|(_, thread)| thread.is_finished());
+        self.rising = rising;
+        risen_well(risen)?;
         let (ready, down) = std::mem::take(&mut self.down).into_iter().partition(|down| down.back <= now);
         self.down = down;
         for Down { victim, frozen, .. } in ready {
@@ -274,7 +296,7 @@ impl Blows<'_> {
                 process.signal_all("CONT");
             }
             match victim {
-                Victim::Server(server) => self.fleet.infra().up_again(server)?,
+                Victim::Server(server) => self.rising.push((victim, self.fleet.infra().rise(server))),
                 // One that is armed runs until it crashes; if it has not by the end, it is as good as any.
                 Victim::Service(service, replica) if process.id().is_none() => {
                     process.start(&mut self.fleet.command(service, replica)?)?;
@@ -296,6 +318,7 @@ impl Blows<'_> {
     #[expect(clippy::disallowed_methods, reason = "everything comes back at once")]
     fn raise_all(&mut self) -> Result<(), Failed> {
         self.raise(Instant::now() + FREEZE)?;
+        risen_well(std::mem::take(&mut self.rising))?;
         // A process that is still armed would crash while it is judged.
         for (service, replica) in self.fleet.all().filter(|(service, _)| *service != "gateway") {
             self.fleet.process(service, replica).stop("TERM")?;

@@ -19,6 +19,8 @@ const OPEN_AT: u16 = 8_080;
 /// The first port of each service; its replicas have the ones after it.
 const PORTS: [(&str, u16); 5] =
     [("inventory", 25_420), ("payment", 25_430), ("shipping", 25_440), ("order", 25_450), ("auditor", 25_460)];
+/// Of these there is one: customers know one address, and a second auditor would only stand by.
+const SINGLE: [&str; 2] = ["gateway", "auditor"];
 /// The most replicas of a service.
 const MOST: u16 = 9;
 /// How long the processes may take to be ready.
@@ -120,7 +122,11 @@ impl Fleet {
         self.address("gateway", 0)
     }
 
-    fn build(&self, cargo: &Cargo) -> Result<(), Failed> {
+    /// Builds its programs.
+    ///
+    /// # Errors
+    /// If they cannot be built.
+    pub(crate) fn build(&self, cargo: &Cargo) -> Result<(), Failed> {
         let quick: &[&str] = if self.programs.ends_with("quick") { &["--profile", "quick"] } else { &[] };
         cargo.step(&[BUILD, quick].concat())
     }
@@ -158,6 +164,11 @@ impl Fleet {
             }
             (false, false) => Err(Failed::new(format!("{service} {replica} is not ready:\n{last}"))),
         }
+    }
+
+    /// Whether any process of it runs.
+    pub(crate) fn runs(&self) -> bool {
+        SERVICES.iter().any(|service| (0..MOST).any(|replica| self.process(service, replica).id().is_some()))
     }
 
     /// Stops the processes, those first that others call last.
@@ -237,11 +248,14 @@ impl Fleet {
 fn read_replicas(text: &str) -> Result<BTreeMap<&'static str, u16>, Failed> {
     let one = |part: &str| {
         let (name, count) = part.split_once('=')?;
-        let service = SERVICES.into_iter().find(|service| *service == name && *service != "gateway")?;
+        let service = SERVICES.into_iter().find(|service| *service == name && !SINGLE.contains(service))?;
         let count = count.parse().ok().filter(|count| (1..=MOST).contains(count))?;
         Some((service, count))
     };
-    let told = || Failed::new(format!("--replicas is like order=2,payment=3, with 1 to {MOST} of each but gateway"));
+    let told = || {
+        let but = SINGLE.join(" and ");
+        Failed::new(format!("--replicas is like order=2,payment=3, with 1 to {MOST} of each but {but}"))
+    };
     text.split(',').map(|part| one(part).ok_or_else(told)).collect()
 }
 
@@ -260,8 +274,8 @@ mod tests {
 
     #[test]
     fn replicas_are_read_strictly() {
-        assert_eq!(read_replicas("order=2,auditor=1").unwrap(), BTreeMap::from([("order", 2), ("auditor", 1)]));
-        for wrong in ["order", "order=0", "order=10", "gateway=2", "orders=2", ""] {
+        assert_eq!(read_replicas("order=2,payment=1").unwrap(), BTreeMap::from([("order", 2), ("payment", 1)]));
+        for wrong in ["order", "order=0", "order=10", "gateway=2", "auditor=2", "orders=2", ""] {
             assert!(read_replicas(wrong).unwrap_err().sentence.starts_with("--replicas is like"), "{wrong}");
         }
     }

@@ -140,7 +140,11 @@ impl Infra {
             judge(ROLES, roles.status())?;
         }
         let how = if self.in_containers { "in containers" } else { "as local processes" };
-        println!("the servers are up {how} after {:.1} s; for tests:", took.as_secs_f64());
+        println!("the servers are up {how} after {:.1} s", took.as_secs_f64());
+        if let Some(version) = self.place.elasticsearch_version() {
+            println!("Elasticsearch is {version}");
+        }
+        println!("for tests:");
         self.addresses().iter().for_each(|(name, value)| println!("export {name}={value}"));
         Ok(())
     }
@@ -181,12 +185,18 @@ impl Infra {
         self.place.process(server)
     }
 
-    /// Starts a server again that ended, and waits until it answers.
+    /// Starts a server again that ended; whoever joins the thread waits until it answers.
+    pub(crate) fn rise(&self, server: Server) -> thread::JoinHandle<Result<(), Failed>> {
+        let place = self.place.clone();
+        thread::spawn(move || place.up(server))
+    }
+
+    /// Sees to it that the servers' programs are there.
     ///
     /// # Errors
-    /// If it does not.
-    pub(crate) fn up_again(&self, server: Server) -> Result<(), Failed> {
-        self.place.up(server)
+    /// A sentence that says what is missing.
+    pub(crate) fn install(&self) -> Result<(), Failed> {
+        packages::install(&self.place)
     }
 
     fn processes_up(&self, only: &[Server]) -> Result<(), Failed> {

@@ -53,7 +53,7 @@ cargo xtask up [--replicas order=2,...] [--quick] [--pace-ms MS]
 cargo xtask down
     Stops what `up` started, and nothing else.
 
-cargo xtask crash [--kills N] [--seed SEED] [--without inbox|commit-id-check|sequencer]
+cargo xtask crash [--kills N] [--seed SEED] [--quick] [--without inbox|commit-id-check|sequencer]
     The shop as processes, with two replicas of most, on servers of its own: while customers shop, services and servers are
     killed, frozen, and made to crash at named places in the code. Then the books are judged. With a guarantee missing it must fail.
 

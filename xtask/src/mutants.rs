@@ -19,11 +19,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::infra::Infra;
 use crate::mutations::{self, Mutation};
+use crate::servers::Server;
 use crate::steps::{Cargo, Failed, timed, within};
 
 /// What of the root is not copied.
 const LEFT_OUT: [&str; 3] = ["target", ".git", "data"];
+/// Packages whose tests need real servers, and the feature that brings them.
+const ON_SERVERS: [&str; 3] = ["store", "messaging", "search"];
 /// How long the tests of one mutation may take: one that hangs is noticed, but by nobody who says so.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -43,11 +47,21 @@ pub(crate) fn run(cargo: &Cargo, word: &str) -> Result<(), Failed> {
         return Err(Failed::new(format!("no mutation has `{word}` in its name")));
     }
     let folder = cargo.target()?.join("mutants");
-    let copy = Copy { cargo, tree: folder.join("tree"), built: folder.join("target"), log: folder.join("log") };
-    copy.freshen().map_err(|why| Failed::new(format!("{} cannot be written: {why}", folder.display())))?;
-    copy.is_sound(&chosen)?;
+    let infra = Infra::of(cargo, None, None, false)?;
+    let on_servers = chosen.iter().any(|mutation| ON_SERVERS.contains(&mutation.package));
+    let by_us = on_servers && infra.up_if_down()?;
+    let (tree, built, log) = (folder.join("tree"), folder.join("target"), folder.join("log"));
+    let servers = infra.addresses().into();
+    let outcome = all(&chosen, &Copy { cargo, tree, built, log, servers });
+    let down = if by_us { infra.down(&Server::ALL) } else { Ok(()) };
+    outcome.and(down)
+}
+
+fn all(chosen: &[&Mutation], copy: &Copy<'_>) -> Result<(), Failed> {
+    copy.freshen().map_err(|why| Failed::new(format!("{} cannot be written: {why}", copy.tree.display())))?;
+    copy.is_sound(chosen)?;
     let mut bad = 0;
-    for mutation in &chosen {
+    for mutation in chosen {
         let (fate, took) = timed(|| copy.fate(mutation));
         let told = match fate? {
             Fate::Caught(test) => test,
@@ -71,6 +85,8 @@ struct Copy<'a> {
     tree: PathBuf,
     built: PathBuf,
     log: PathBuf,
+    /// Where tests find real servers.
+    servers: Vec<(&'static str, String)>,
 }
 
 impl Copy<'_> {
@@ -120,6 +136,9 @@ impl Copy<'_> {
     fn test(&self, package: &str, tests: Option<&str>, filters: &[&str]) -> Result<(bool, Option<bool>), Failed> {
         let mut arguments = vec!["test", "--no-run", "--package", package];
         arguments.extend(tests.map_or(vec!["--lib"], |tests| vec!["--test", tests]));
+        if ON_SERVERS.contains(&package) {
+            arguments.extend(["--features", "infra"]);
+        }
         let cannot = |why: io::Error| Failed::new(format!("the tests of {package} cannot be run: {why}"));
         let mut build = self.cargo.command(&arguments);
         build.env("CARGO_TARGET_DIR", &self.built);
@@ -130,6 +149,7 @@ impl Copy<'_> {
         let program = executable(&told).ok_or_else(|| Failed::new("cargo does not tell where it put the tests"))?;
         // Not by cargo: what comes to no end is ended, and that would end cargo only.
         let mut command = Command::new(program);
+        command.envs(self.servers.iter().map(|(name, value)| (name, value)));
         let folders = ["libs", "services"].map(|folder| self.tree.join(folder).join(package));
         let folder = folders.iter().find(|folder| folder.exists()).unwrap_or(&self.tree);
         let mut running = self.logged(command.args(filters), folder)?.spawn().map_err(cannot)?;

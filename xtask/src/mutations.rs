@@ -33,6 +33,34 @@ const fn mutation(
 /// The patterns of the index, each switched off where it stands.
 const PATTERNS: &[Mutation] = &[
     mutation(
+        "positions-with-the-row",
+        "libs/store/src/postgres_schema.rs",
+        ("position bigint UNIQUE", "position bigint GENERATED ALWAYS AS (arrival) STORED UNIQUE"),
+        ("store", None),
+        "postgres::tests::a_reader_that_tails_misses_nothing_of_any_process",
+    ),
+    mutation(
+        "every-replica-publishes",
+        "libs/messaging/src/relay.rs",
+        ("if !self.turn.is_mine().await? {", "if !self.turn.is_mine().await? && self.topic.is_empty() {"),
+        ("messaging", None),
+        "relay::tests::one_of_two_replicas_publishes_and_another_goes_on_when_it_stops",
+    ),
+    mutation(
+        "no-failover",
+        "libs/host/src/replicas.rs",
+        ("Err(status) if !was_sent(&status) => {", "Err(status) if !was_sent(&status) && replica.rests() => {"),
+        ("host", None),
+        "replicas::tests::a_call_that_was_not_sent_goes_to_the_next_and_one_that_was_does_not",
+    ),
+    mutation(
+        "too-early-is-200",
+        "libs/program/src/pages.rs",
+        (r#"if kind.starts_with("application/grpc") {"#, r#"if !kind.starts_with("nothing") {"#),
+        ("program", None),
+        "pages::tests::whoever_comes_too_early_is_refused_in_their_own_words",
+    ),
+    mutation(
         "gateway-calls-nobody",
         "services/gateway/src/upstream.rs",
         (

@@ -52,6 +52,7 @@ impl Server {
 }
 
 /// A folder with the servers' programs and data, and the ports that they listen on.
+#[derive(Clone)]
 pub(crate) struct Place {
     /// The programs, as they were unpacked.
     pub(crate) programs: PathBuf,
@@ -134,6 +135,13 @@ impl Place {
                 said(self.elasticsearch(), &request).contains(" 200 OK")
             }
         }
+    }
+
+    /// Which version of Elasticsearch answers: it depends on the Java that there is.
+    pub(crate) fn elasticsearch_version(&self) -> Option<String> {
+        let answer = said(self.elasticsearch(), "GET / HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
+        let (_, rest) = answer.split_once("\"number\"")?;
+        rest.split('"').nth(1).map(str::to_owned)
     }
 
     /// The client of Postgres, as its administrator.
@@ -292,7 +300,7 @@ fn said(port: u16, request: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(request.as_bytes())?;
-        let mut answer = [0; 512];
+        let mut answer = [0; 1024];
         let bytes = stream.read(&mut answer)?;
         Ok(String::from_utf8_lossy(&answer[..bytes]).into_owned())
     };

@@ -94,11 +94,11 @@ pub(crate) fn test(cargo: &Cargo) -> Result<(), Failed> {
         crate::proto::check(cargo)?;
         crate::api::check(cargo)?;
         crate::simulate::run(cargo, &["--seeds", crate::simulate::SEEDS_OF_TEST])?;
-        crate::simulate::run(cargo, &["--without", "all"])
+        crate::simulate::run(cargo, &["--without", "all"])?;
+        crash(cargo)
     });
     outcome?;
-    let all =
-        "format, lints, build, tests, the shop as processes, the .proto files, the REST interface and the simulation";
+    let all = "format, lints, build, tests, the shop as processes, the .proto files, the REST interface, simulation and crashes";
     println!("{all}: passed in {:.1} s", took.as_secs_f64());
     Ok(())
 }
@@ -117,6 +117,9 @@ fn with_servers(cargo: &Cargo) -> Result<(), Failed> {
     let (infra, by_us) = infra;
     let tested = cargo.step_with(TEST, &infra.addresses()).and_then(|()| {
         let fleet = Fleet::of_test(cargo)?;
+        if fleet.runs() {
+            return Err(Failed::new("the shop's processes run already; stop them with `cargo xtask down`"));
+        }
         let opened = fleet.up();
         let shop = [("JANGTEO_TEST_SHOP", fleet.open_at())];
         let asked = opened.and_then(|()| cargo.step_with(&[TEST, HTTP].concat(), &shop));
@@ -124,6 +127,14 @@ fn with_servers(cargo: &Cargo) -> Result<(), Failed> {
     });
     let stopped = if by_us { infra.down(&Server::ALL) } else { Ok(()) };
     tested.and(stopped)
+}
+
+/// The shop killed at random, for a few minutes.
+fn crash(cargo: &Cargo) -> Result<(), Failed> {
+    match Infra::of(cargo, None, None, true).and_then(|infra| infra.install()) {
+        Ok(()) => crate::crash::run(cargo, &["--kills", crate::crash::KILLS_OF_TEST]),
+        Err(why) => missing(&format!("nothing is killed, for there are no real servers: {}", why.sentence)),
+    }
 }
 
 /// The part of [`test`] that needs a shop to talk to.

@@ -2,6 +2,9 @@
 //!
 //! A batch is taken in at once and acknowledged with the next write, at most [`EVERY`] later. Whatever goes wrong, memory is
 //! forgotten and the group joined again: what was not acknowledged comes again, and the pages know it if it was written.
+//!
+//! A page needs all that is said of an order, so of several replicas one hears everything, while it has the lease; another
+//! stands by, and says so.
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use host::Process;
 use messaging::{Bus, BusError, Delivered, Offset, Partition, Subscription};
 use prometheus::GaugeVec;
+use store::turn::{self, Turn};
 use store::{ReadError, Store};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -17,6 +21,8 @@ use crate::desk::Desk;
 use crate::invariant::{Invariant, Terms};
 use crate::service::Shown;
 
+/// Under which name it says whether it keeps the books.
+const PART: &str = "auditor";
 /// The group that listens.
 pub(crate) const GROUP: &str = "auditor";
 /// What all services publish.
@@ -35,6 +41,8 @@ enum Interrupted {
     Bus(#[from] BusError),
     #[error(transparent)]
     Books(#[from] ReadError),
+    #[error("another replica keeps the books by now")]
+    Elsewhere,
 }
 
 /// Somebody who listens.
@@ -55,8 +63,9 @@ impl Listener {
     /// Listens for ever.
     pub(crate) async fn run(self) {
         let mut failures: u32 = 0;
+        let mut turn = Turn::new(self.store.clone(), GROUP.to_owned(), self.process.ids.next());
         loop {
-            let Err(why) = self.listen(&mut failures).await;
+            let Err(why) = self.listen(&mut turn, &mut failures).await;
             // Before that, the topics may not have been made yet.
             if failures > 2 {
                 tracing::warn!(%why, "the auditor hears nothing; it opens the books again");
@@ -66,7 +75,13 @@ impl Listener {
         }
     }
 
-    async fn listen(&self, failures: &mut u32) -> Result<Infallible, Interrupted> {
+    async fn listen(&self, turn: &mut Turn, failures: &mut u32) -> Result<Infallible, Interrupted> {
+        while !turn.is_mine().await? {
+            self.shown.clear();
+            self.process.health.missing(PART, "another replica keeps the books; this one stands by");
+            sleep(turn::RENEW).await;
+        }
+        self.process.health.ready(PART);
         let mut member = self.bus.subscribe(GROUP, &TOPICS).await?;
         let mut desk = Desk::open(&self.process, &self.store, self.terms).await?;
         self.shown.set(&desk);
@@ -79,6 +94,9 @@ impl Listener {
                 }
             }
             if Instant::now() >= next {
+                if !turn.is_mine().await? {
+                    return Err(Interrupted::Elsewhere);
+                }
                 desk.write().await?;
                 acknowledge(member.as_mut(), std::mem::take(&mut ends)).await?;
                 desk.look().await?;

@@ -37,6 +37,11 @@ impl Shown {
         seen.not_judged = desk.not_judged();
     }
 
+    /// They are kept elsewhere.
+    pub(crate) fn clear(&self) {
+        *self.lock() = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Seen>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
