@@ -11,6 +11,7 @@ use host::Process;
 use messaging::{Bus, BusError, Delivered, Offset, Partition, Subscription};
 use prometheus::GaugeVec;
 use store::{ReadError, Store};
+use telemetry::trouble::Trouble;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::desk::Desk;
@@ -54,11 +55,11 @@ type Ends = BTreeMap<(String, Partition), Offset>;
 impl Listener {
     /// Listens for ever.
     pub(crate) async fn run(self) {
-        let mut failures: u32 = 0;
+        let (mut failures, mut trouble): (u32, _) = (0, Trouble::default());
         loop {
-            let Err(why) = self.listen(&mut failures).await;
+            let Err(why) = self.listen(&mut failures, &mut trouble).await;
             // Before that, the topics may not have been made yet.
-            if failures > 2 {
+            if failures > 2 && trouble.is_news(&why.to_string()) {
                 tracing::warn!(%why, "the auditor hears nothing; it opens the books again");
             }
             failures += 1;
@@ -66,7 +67,7 @@ impl Listener {
         }
     }
 
-    async fn listen(&self, failures: &mut u32) -> Result<Infallible, Interrupted> {
+    async fn listen(&self, failures: &mut u32, trouble: &mut Trouble) -> Result<Infallible, Interrupted> {
         let mut member = self.bus.subscribe(GROUP, &TOPICS).await?;
         let mut desk = Desk::open(&self.process, &self.store, self.terms).await?;
         self.shown.set(&desk);
@@ -84,6 +85,9 @@ impl Listener {
                 desk.look().await?;
                 self.show(&desk).await;
                 (*failures, next) = (0, Instant::now() + EVERY);
+                if trouble.is_over() {
+                    tracing::info!("the auditor hears again");
+                }
             }
         }
     }
