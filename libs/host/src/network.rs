@@ -26,15 +26,13 @@ use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connection;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use resilience::deadline::AtClient;
 use tonic::Status;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
-use crate::http_server::OnTasks;
-use crate::tasks::Tasks;
 use crate::transport::{LONGEST_CALL, Transport};
 
 /// How often a peer is asked whether it is there, and how long its answer may take.
@@ -44,14 +42,16 @@ const CONNECT: Duration = Duration::from_secs(1);
 
 /// A transport to the process at `authority`, such as `127.0.0.1:50051`. It connects when it is first needed, and again
 /// whenever the connection is lost.
-pub fn to<C>(tasks: &Tasks, connector: C, authority: Authority) -> Transport
+pub fn to<C>(connector: C, authority: Authority) -> Transport
 where
     C: Service<Uri> + Clone + Send + Sync + 'static,
     C::Response: Read + Write + Connection + Unpin + Send + 'static,
     C::Future: Unpin + Send + 'static,
     C::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
 {
-    let mut builder = Client::builder(OnTasks(tasks.clone()));
+    // Danger: not on the process's tasks. A connection lives as long as both ends do, and a drain would wait for it; what is
+    // asked over it is waited for by whoever asks.
+    let mut builder = Client::builder(TokioExecutor::new());
     builder.http2_only(true).timer(TokioTimer::new()).pool_timer(TokioTimer::new());
     builder
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -144,6 +144,7 @@ mod tests {
     use super::*;
     use crate::http_server::{Limits, serve};
     use crate::replicas;
+    use crate::tasks::Tasks;
     use crate::transport::in_process;
     use hyper_util::client::legacy::connect::HttpConnector;
     use resilience::deadline::Deadline;
@@ -186,7 +187,7 @@ mod tests {
             answers.push(asked(&transport, SERVICE, Duration::from_secs(5)).await.unwrap());
         }
         assert!(answers.contains(&"one".to_owned()) && answers.contains(&"two".to_owned()), "{answers:?}");
-        let nobody = to(&tasks, HttpConnector::new(), "127.0.0.1:1".parse().unwrap());
+        let nobody = to(HttpConnector::new(), "127.0.0.1:1".parse().unwrap());
         let mut request = Request::post(format!("http://shop/{SERVICE}/Ask")).body(Body::empty()).unwrap();
         request.extensions_mut().insert(Deadline::after(Duration::from_secs(5)));
         let refusal = nobody.oneshot(request).await.unwrap_err();
@@ -194,10 +195,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_drain_does_not_wait_for_connections_to_others() {
+        let (ours, theirs) = (Tasks::default(), Tasks::default());
+        let peer = process(&theirs, "peer", Duration::ZERO).await;
+        let transport = replicas::by_name(&ours, peer.as_str()).unwrap();
+        asked(&transport, SERVICE, Duration::from_secs(5)).await.unwrap();
+        assert!(ours.drain(Duration::from_secs(5)).await, "{} tasks go on", ours.count());
+        asked(&transport, SERVICE, Duration::from_secs(5)).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_service_that_is_not_here_and_a_deadline_are_answered_as_in_process() {
         let tasks = Tasks::default();
         let slow = process(&tasks, "slow", Duration::from_secs(60)).await;
-        let transport = to(&tasks, HttpConnector::new(), slow);
+        let transport = to(HttpConnector::new(), slow);
         assert_eq!(asked(&transport, "shop.other.v1.Other", Duration::from_secs(5)).await, Err(Code::Unimplemented));
         assert_eq!(asked(&transport, SERVICE, Duration::from_millis(50)).await, Err(Code::DeadlineExceeded));
     }

@@ -119,7 +119,7 @@ pub fn by_name(tasks: &Tasks, names: &str) -> Result<Transport, String> {
     if let Some(name) = names.iter().find(|name| !well_formed(name)) {
         return Err(format!("{name:?} is no host and port, such as 127.0.0.1:7000"));
     }
-    let known = Arc::new(Known { tasks: tasks.clone(), names, replicas: Mutex::default(), turn: AtomicUsize::new(0) });
+    let known = Arc::new(Known { names, replicas: Mutex::default(), turn: AtomicUsize::new(0) });
     let following = known.clone();
     tasks.spawn_until_stop(async move {
         loop {
@@ -141,7 +141,6 @@ pub fn by_name(tasks: &Tasks, names: &str) -> Result<Transport, String> {
 
 /// The replicas behind names, as they were last seen.
 struct Known {
-    tasks: Tasks,
     names: Vec<String>,
     replicas: Mutex<BTreeMap<SocketAddr, Replica>>,
     turn: AtomicUsize,
@@ -169,7 +168,7 @@ impl Known {
                 let mut connector = HttpConnector::new();
                 connector.set_nodelay(true);
                 let authority = address.to_string().parse().expect("an address is an authority");
-                Replica::new(network::to(&self.tasks, connector, authority))
+                Replica::new(network::to(connector, authority))
             };
             replicas.entry(address).or_insert_with(connect);
         }

@@ -35,6 +35,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, MarkMove, Meta, ReadError, Store, StreamId, Version};
+use telemetry::trouble::Trouble;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tracing::Instrument;
@@ -143,6 +144,8 @@ pub(crate) struct Inner {
     handler: Arc<dyn Handler>,
     meters: Meters,
     without: Option<Without>,
+    /// One for all keys, which are in it together.
+    store_trouble: Mutex<Trouble>,
     /// Parked messages as they last were: a poisoned stream that many messages follow is not read anew for each batch.
     blocked: Mutex<BTreeMap<StreamId, Folded<Parked>>>,
 }
@@ -199,8 +202,19 @@ impl Consumer {
         handler: Arc<dyn Handler>,
     ) -> Consumer {
         let (process, Messages { bus, meters, without }) = (process.clone(), messages.clone());
-        let blocked = Mutex::default();
-        Consumer(Arc::new(Inner { process, store, bus, group, topics, handler, meters, without, blocked }))
+        let (blocked, store_trouble) = Default::default();
+        Consumer(Arc::new(Inner {
+            process,
+            store,
+            bus,
+            group,
+            topics,
+            handler,
+            meters,
+            without,
+            store_trouble,
+            blocked,
+        }))
     }
 
     /// Listens until the process stops.
@@ -209,11 +223,21 @@ impl Consumer {
         self.0.process.tasks.spawn_until_stop(async move { consumer.run().await });
         let inner = self.0.clone();
         self.0.process.tasks.spawn_until_stop(async move {
+            let mut trouble = Trouble::default();
             loop {
                 for topic in inner.topics {
-                    // Where it cannot be measured, the last figure stands.
-                    if let Ok(lag) = inner.bus.lag(inner.group, topic).await {
-                        inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag as f64);
+                    match inner.bus.lag(inner.group, topic).await {
+                        Ok(lag) => {
+                            inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag as f64);
+                            if trouble.is_over() {
+                                tracing::info!(consumer = inner.group, "it is known again how far the consumer is");
+                            }
+                        }
+                        // The last figure stands. The first to say that a bus has gone away while nothing was to be heard.
+                        Err(why @ BusError::Unavailable(_)) if trouble.is_news("away") => {
+                            tracing::warn!(consumer = inner.group, %why, "it is not known how far the consumer is");
+                        }
+                        Err(_) => {}
                     }
                 }
                 sleep(MEASURE_EVERY).await;
@@ -222,17 +246,20 @@ impl Consumer {
     }
 
     async fn run(&self) {
-        let mut failures = 0;
+        let (mut failures, mut trouble) = (0, Trouble::default());
         loop {
             let heard = async {
                 let mut member = self.0.bus.subscribe(self.0.group, self.0.topics).await?;
+                if trouble.is_over() {
+                    tracing::info!(consumer = self.0.group, "the consumer listens again");
+                }
                 loop {
                     self.step(member.as_mut()).await?;
                     failures = 0;
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
-            if failures > 2 {
+            if failures > 2 && trouble.is_news(&why.to_string()) {
                 // Before that, the topic may not have been made yet.
                 tracing::warn!(consumer = self.0.group, %why, "nothing is heard; the consumer joins again");
             }
@@ -279,15 +306,26 @@ impl Consumer {
         Ok(count)
     }
 
+    fn store_trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.0.store_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes in messages of one key, however long the store is away.
     async fn insist(&self, key: &Key, messages: &[Delivered]) -> Option<MarkMove> {
         let mut failures = 0;
         loop {
             match self.take_in(key, messages).await {
-                Ok(passed) => return passed,
+                Ok(passed) => {
+                    if self.store_trouble().is_over() {
+                        tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
+                    }
+                    return passed;
+                }
                 Err(Interrupted::Moved) => {}
                 Err(Interrupted::Unavailable(why)) => {
-                    tracing::warn!(consumer = self.0.group, why, "the store is away; the message waits");
+                    if self.store_trouble().is_news(&why) {
+                        tracing::warn!(consumer = self.0.group, why, "the store is away; messages wait");
+                    }
                     sleep(pause(failures)).await;
                     failures += 1;
                 }
@@ -481,8 +519,10 @@ impl Consumer {
             self.count("passed", count);
             return true;
         }
-        if let Err(why @ CommitError::Unavailable(_)) = &whole {
-            tracing::warn!(consumer = self.0.group, %why, "marks cannot be moved; the consumer tries again");
+        if let Err(CommitError::Unavailable(why)) = &whole {
+            if self.store_trouble().is_news(why) {
+                tracing::warn!(consumer = self.0.group, why, "the store is away; messages wait");
+            }
             sleep(PAUSE).await;
         }
         for one in moves {

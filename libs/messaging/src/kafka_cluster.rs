@@ -128,6 +128,8 @@ impl Voice {
     fn trouble(&self, line: &str) {
         // Without the name of the thread, which stands in front.
         let said = line.strip_prefix("[thrd:").and_then(|line| line.split_once("]: ")).map_or(line, |(_, said)| said);
+        // Nor how often and how long it was tried, which is never the same.
+        let said = said.split_once(" (after ").map_or(said, |(said, _)| said);
         said.clone_into(&mut lock(&self.0.trouble));
     }
 
@@ -158,7 +160,7 @@ impl ClientContext for Voice {
 
     fn error(&self, error: KafkaError, why: &str) {
         if let Some(left_out) = self.may_say("ERROR") {
-            tracing::warn!(%error, left_out, "librdkafka: {why}");
+            tracing::debug!(%error, left_out, "librdkafka: {why}");
         }
     }
 }
@@ -169,8 +171,7 @@ fn say(level: RDKafkaLogLevel, kind: &str, left_out: u64, line: &str) {
     use RDKafkaLogLevel as Level;
     match level {
         Level::Emerg | Level::Alert | Level::Critical => tracing::error!(kind, left_out, "librdkafka: {line}"),
-        // Whoever asked is told what comes of it; a broker that is restarted is no error.
-        Level::Error | Level::Warning => tracing::warn!(kind, left_out, "librdkafka: {line}"),
+        // Whoever asked is told what comes of it, and says it once.
         _ => tracing::debug!(kind, left_out, "librdkafka: {line}"),
     }
 }

@@ -35,6 +35,7 @@ use lab::Point;
 use prost::Name;
 use store::turn::Turn;
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
+use telemetry::trouble::Trouble;
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -155,10 +156,9 @@ impl Relay {
     }
 
     async fn run(&mut self) {
-        let part = format!("{} relay", self.source);
         let unsent_age = self.meters.unsent_age.with_label_values(&[&self.topic]);
         let mut growth = self.store.growth();
-        let (mut checked, mut kept) = (false, Instant::now());
+        let (mut checked, mut kept, mut trouble) = (false, Instant::now(), Trouble::default());
         loop {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
@@ -179,30 +179,41 @@ impl Relay {
                 }
                 Ok(Some(events))
             };
-            match stepped.await {
+            let stepped = stepped.await;
+            self.tell(&mut trouble, &stepped);
+            match stepped {
                 Ok(None) => {
-                    self.process.health.ready(&part);
                     unsent_age.set(0.0);
                     sleep(EVERY).await;
                 }
                 Ok(Some(0)) => {
-                    self.process.health.ready(&part);
                     unsent_age.set(0.0);
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
                     sleep(PAUSE).await;
                 }
-                Ok(Some(_)) => self.process.health.ready(&part),
-                Err(why @ RelayError::Older(_)) => {
-                    tracing::error!(topic = self.topic, %why, "the relay stops");
-                    return self.process.health.missing(&part, why.to_string());
-                }
-                Err(why) => {
-                    tracing::warn!(topic = self.topic, %why, "nothing is published; the relay tries again");
-                    self.process.health.missing(&part, why.to_string());
-                    sleep(AFTER_FAILURE).await;
-                }
+                Ok(Some(_)) => {}
+                Err(RelayError::Older(_)) => return,
+                Err(_) => sleep(AFTER_FAILURE).await,
             }
+        }
+    }
+
+    /// Says how a step went: in the health always, in the log if it is news.
+    fn tell(&self, trouble: &mut Trouble, stepped: &Result<Option<usize>, RelayError>) {
+        let (health, part) = (&self.process.health, format!("{} relay", self.source));
+        let Err(why) = stepped else {
+            health.ready(&part);
+            if trouble.is_over() {
+                tracing::info!(topic = self.topic, "the relay goes on");
+            }
+            return;
+        };
+        health.missing(&part, why.to_string());
+        if let RelayError::Older(_) = why {
+            tracing::error!(topic = self.topic, %why, "the relay stops");
+        } else if trouble.is_news(&why.to_string()) {
+            tracing::warn!(topic = self.topic, %why, "nothing is published; the relay tries again");
         }
     }
 

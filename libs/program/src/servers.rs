@@ -19,11 +19,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use cache::redis::Redis;
 use cache::{Cache, KEEP};
 use clap::Args;
 use host::Process;
+use host::health::Health;
 use host::replicas;
 use host::transport::Transport;
 use messaging::kafka::{self, Kafka};
@@ -32,8 +33,9 @@ use search::Index;
 use search::elastic::Elastic;
 use search::fts::Fts;
 use store::Store;
-use store::postgres::Postgres;
+use store::postgres::{Postgres, Refusal};
 use store::seal;
+use telemetry::trouble::Trouble;
 
 /// How often a database is asked for that is not there.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -59,6 +61,10 @@ pub struct Servers {
     #[arg(long, env = "JANGTEO_KAFKA_REPLICAS", default_value_t = 1, value_name = "N")]
     kafka_replicas: u16,
 
+    /// What the names of topics, groups and indices begin with, so that several shops can share servers
+    #[arg(long, env = "JANGTEO_PREFIX", default_value = "", value_name = "TEXT")]
+    prefix: String,
+
     /// Folder for the seals of the log, which must exist; each replica keeps its own. Without one the log is not sealed
     #[arg(long, env = "JANGTEO_SEALS", value_name = "DIR")]
     seals: Option<PathBuf>,
@@ -70,8 +76,11 @@ pub struct Servers {
 
 impl Servers {
     /// The store of a service, once it is there; its log is sealed from then on.
-    pub async fn store(&self, process: &Process, service: &'static str) -> Arc<dyn Store> {
-        let store = store(process, &format!("{service} store"), &self.postgres).await;
+    ///
+    /// # Errors
+    /// If the address is malformed.
+    pub async fn store(&self, process: &Process, service: &'static str) -> anyhow::Result<Arc<dyn Store>> {
+        let store = store(process, &format!("{service} store"), ("JANGTEO_POSTGRES", &self.postgres)).await?;
         #[cfg(feature = "lab")]
         let store = self.lab.store(store);
         if let Some(folder) = &self.seals {
@@ -84,7 +93,7 @@ impl Servers {
                 }
             });
         }
-        store
+        Ok(store)
     }
 
     /// What carries messages.
@@ -93,8 +102,9 @@ impl Servers {
     /// If the brokers' addresses are malformed.
     pub fn messages(&self, process: &Process) -> anyhow::Result<Messages> {
         let settings =
-            kafka::Settings { servers: self.kafka.clone(), prefix: String::new(), replicas: self.kafka_replicas };
-        let bus: Arc<dyn Bus> = Arc::new(Kafka::new(&settings)?);
+            kafka::Settings { servers: self.kafka.clone(), prefix: self.prefix.clone(), replicas: self.kafka_replicas };
+        let bus: Arc<dyn Bus> =
+            Arc::new(Kafka::new(&settings).context("JANGTEO_KAFKA, JANGTEO_KAFKA_REPLICAS or JANGTEO_PREFIX")?);
         let messages = Messages::new(process, bus);
         #[cfg(feature = "lab")]
         let messages = Messages { without: self.lab.armed()?, ..messages };
@@ -102,35 +112,52 @@ impl Servers {
     }
 }
 
-/// The store in a database, once it is there.
-pub async fn store(process: &Process, part: &str, url: &str) -> Arc<dyn Store> {
-    let mut told = String::new();
+/// The store in the database that a setting names, once it is there.
+///
+/// # Errors
+/// If the address is malformed, which does not pass.
+pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) -> anyhow::Result<Arc<dyn Store>> {
+    let mut trouble = Trouble::default();
     let store = loop {
         match Postgres::open(url, None).await {
             Ok(store) => break Arc::new(store),
+            Err(why) if why.reason == Refusal::Address => return Err(anyhow!("{setting}: {why}")),
             Err(why) => {
                 let why = why.to_string();
-                process.health.missing(part, why.clone());
-                if why != told {
-                    tracing::warn!(part, why, "waiting");
-                    told = why;
+                if trouble.is_news(&why) {
+                    tracing::warn!("{part}: {why}; until that is mended, the process waits");
                 }
+                process.health.missing(part, why);
                 tokio::time::sleep(ASK_EVERY).await;
             }
         }
     };
     process.health.ready(part);
-    let (part, health, looked_at) = (part.to_owned(), process.health.clone(), store.clone());
-    process.tasks.spawn_until_stop(async move {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            match looked_at.version(&"health".into()).await {
-                Ok(_) => health.ready(&part),
-                Err(why) => health.missing(&part, why.to_string()),
+    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), store.clone()));
+    Ok(store)
+}
+
+/// Says whether a store can be read.
+async fn look_after(health: Health, part: String, store: Arc<dyn Store>) {
+    let mut trouble = Trouble::default();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match store.version(&"health".into()).await {
+            Ok(_) => {
+                if trouble.is_over() {
+                    tracing::info!("{part}: it can be read again");
+                }
+                health.ready(&part);
+            }
+            Err(why) => {
+                let why = why.to_string();
+                if trouble.is_news(&why) {
+                    tracing::warn!("{part}: {why}");
+                }
+                health.missing(&part, why);
             }
         }
-    });
-    store
+    }
 }
 
 /// Settings of a service that can be searched.
@@ -142,15 +169,18 @@ pub struct Search {
 }
 
 impl Search {
-    /// The index of a name.
+    /// The index of a name on the servers of a service.
     ///
     /// # Errors
     /// If the address is malformed.
-    pub fn index(&self, name: &str) -> anyhow::Result<Arc<dyn Index>> {
+    pub fn index(&self, servers: &Servers, name: &str) -> anyhow::Result<Arc<dyn Index>> {
         // Where the setting is there and empty, as composed settings have it, there is none.
         Ok(match self.elasticsearch.as_ref().filter(|url| !url.is_empty()) {
             None => Arc::new(Fts::in_memory()),
-            Some(url) => Arc::new(Elastic::new(url, &format!("jangteo-{name}"))?),
+            Some(url) => {
+                let index = Elastic::new(url, &format!("{}jangteo-{name}", servers.prefix));
+                Arc::new(index.context("JANGTEO_ELASTICSEARCH")?)
+            }
         })
     }
 }
@@ -164,15 +194,15 @@ pub struct Cached {
 }
 
 impl Cached {
-    /// The cache of a service, if there is one.
+    /// The cache of a service beside its servers, if there is one.
     ///
     /// # Errors
     /// If the address is malformed.
-    pub fn cache(&self, service: &str) -> anyhow::Result<Option<Arc<dyn Cache>>> {
+    pub fn cache(&self, servers: &Servers, service: &str) -> anyhow::Result<Option<Arc<dyn Cache>>> {
         let url = self.redis.as_ref().filter(|url| !url.is_empty());
-        let prefix = format!("jangteo:{service}:");
+        let prefix = format!("{}jangteo:{service}:", servers.prefix);
         let redis = url.map(|url| Redis::new(url, &prefix, KEEP).map(|redis| Arc::new(redis) as Arc<dyn Cache>));
-        Ok(redis.transpose()?)
+        redis.transpose().context("JANGTEO_REDIS")
     }
 }
 
@@ -181,5 +211,6 @@ impl Cached {
 /// # Errors
 /// A sentence, if the addresses are malformed.
 pub fn to(process: &Process, service: &str, addresses: &str) -> anyhow::Result<Transport> {
-    replicas::by_name(&process.tasks, addresses).map_err(|why| anyhow!("the address of {service}: {why}"))
+    let broken = |why| anyhow!("JANGTEO_{}: {why}", service.to_uppercase());
+    replicas::by_name(&process.tasks, addresses).map_err(broken)
 }

@@ -22,8 +22,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +32,7 @@ use host::Process;
 use prometheus::GaugeVec;
 use store::turn::Turn;
 use store::{Position, ReadError, Recorded, Store, StreamId, Version};
+use telemetry::trouble::Trouble;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -96,6 +97,8 @@ struct Inner {
     projection: Arc<dyn Projection>,
     meters: Meters,
     complete: AtomicBool,
+    /// Why the index does not get on; empty if it does.
+    held_up: Mutex<String>,
     written: watch::Sender<()>,
 }
 
@@ -121,8 +124,12 @@ impl Projector {
         meters: &Meters,
     ) -> Projector {
         let (process, meters, complete) = (process.clone(), meters.clone(), AtomicBool::new(false));
-        let written = watch::Sender::new(());
-        Projector(Arc::new(Inner { process, store, index, projection, meters, complete, written }))
+        let (held_up, written) = (Mutex::default(), watch::Sender::new(()));
+        Projector(Arc::new(Inner { process, store, index, projection, meters, complete, held_up, written }))
+    }
+
+    fn held_up(&self) -> MutexGuard<'_, String> {
+        self.0.held_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows the log until the process stops.
@@ -140,7 +147,7 @@ impl Projector {
     async fn run(&self, turn: &mut Turn) {
         let part = format!("{} search", self.0.projection.name());
         let mut growth = self.0.store.growth();
-        let mut begun = false;
+        let (mut begun, mut trouble) = (false, Trouble::default());
         loop {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
@@ -155,7 +162,9 @@ impl Projector {
                 }
                 self.step().await.map(Some)
             };
-            match stepped.await {
+            let stepped = stepped.await;
+            self.tell(&mut trouble, &stepped);
+            match stepped {
                 Ok(None) => sleep(EVERY).await,
                 Ok(Some(0)) => {
                     self.0.complete.store(true, Ordering::Relaxed);
@@ -170,11 +179,27 @@ impl Projector {
                     tracing::error!(projection = self.0.projection.name(), after, why, "the projection stops");
                     return self.0.process.health.missing(&part, format!("it stopped after position {after}: {why}"));
                 }
-                Err(why) => {
-                    tracing::warn!(projection = self.0.projection.name(), %why, "nothing is projected; it tries again");
-                    sleep(AFTER_FAILURE).await;
-                }
+                Err(_) => sleep(AFTER_FAILURE).await,
             }
+        }
+    }
+
+    /// Says how a step went: to searches always, in the log if it is news.
+    fn tell(&self, trouble: &mut Trouble, stepped: &Result<Option<usize>, Stopped>) {
+        let projection = self.0.projection.name();
+        *self.held_up() = match stepped {
+            Ok(_) => String::new(),
+            Err(Stopped::Index(SearchError::Unavailable(why))) => why.clone(),
+            Err(why) => why.to_string(),
+        };
+        match stepped {
+            Ok(_) if trouble.is_over() => tracing::info!(projection, "the projection goes on"),
+            // It is said that it stops.
+            Ok(_) | Err(Stopped::Log(ReadError::Corrupt(_))) => {}
+            Err(why) if trouble.is_news(&why.to_string()) => {
+                tracing::warn!(projection, %why, "nothing is projected; it tries again");
+            }
+            Err(_) => {}
         }
     }
 
@@ -231,7 +256,9 @@ impl Projector {
     /// As [`crate::search`]; unavailable too while the index is being made, or does not come to what the query must see.
     pub async fn search(&self, query: &Query) -> Result<Page, SearchError> {
         if !self.0.complete.load(Ordering::Relaxed) {
-            return Err(SearchError::Unavailable("it is being made; try again soon".to_owned()));
+            let why = self.held_up().clone();
+            let why = if why.is_empty() { "it is being made; try again soon".to_owned() } else { why };
+            return Err(SearchError::Unavailable(why));
         }
         if !query.seen.is_empty() {
             let (id, version) = crate::seen(&query.seen)?;

@@ -21,6 +21,7 @@ use std::time::Duration;
 use lab::Point;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgListener, PgPoolOptions};
+use telemetry::trouble::Trouble;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -65,22 +66,22 @@ impl Sequencer {
 
     /// Numbers whatever is appended, for ever.
     pub(crate) async fn run(mut self) {
-        let mut failing = false;
+        let mut trouble = Trouble::default();
         loop {
             match self.number_all().await {
-                Ok(()) => failing = false,
-                // Danger: whoever is told each time is told once a second.
-                Err(_) if failing => {}
-                Err(why) => {
-                    failing = true;
-                    tracing::warn!(database = self.address.name, why, "events cannot be given positions");
+                Ok(()) => {
+                    if trouble.is_over() {
+                        tracing::info!(database = self.address.name, "events are given positions again");
+                    }
+                    // Late is as good as woken: it looks.
+                    let _ = timeout(POLL, self.appended.notified()).await;
                 }
-            }
-            if failing {
-                sleep(POLL).await;
-            } else {
-                // Late is as good as woken: it looks.
-                let _ = timeout(POLL, self.appended.notified()).await;
+                Err(why) => {
+                    if trouble.is_news(&why) {
+                        tracing::warn!(database = self.address.name, why, "events cannot be given positions");
+                    }
+                    sleep(POLL).await;
+                }
             }
         }
     }

@@ -23,6 +23,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use telemetry::trouble::Trouble;
 
 use crate::{Meta, NewEvent, Position, ReadError, Recorded, Store};
 
@@ -152,7 +153,7 @@ impl Seals {
 /// cannot be read for a while is waited for.
 pub async fn run(store: &dyn Store, path: &Path) -> Result<(), SealError> {
     let mut seals = Seals::open(path)?;
-    let mut reached = false;
+    let (mut reached, mut trouble) = (false, Trouble::default());
     loop {
         let sealed = async {
             if !reached {
@@ -163,9 +164,16 @@ pub async fn run(store: &dyn Store, path: &Path) -> Result<(), SealError> {
         };
         match sealed.await {
             Ok(PAGE..) => {}
-            Ok(_) => tokio::time::sleep(EVERY).await,
+            Ok(_) => {
+                if trouble.is_over() {
+                    tracing::info!("the log is sealed again");
+                }
+                tokio::time::sleep(EVERY).await;
+            }
             Err(SealError::Log(ReadError::Unavailable(why))) => {
-                tracing::warn!(why, "nothing is sealed for the moment");
+                if trouble.is_news(&why) {
+                    tracing::warn!(why, "nothing is sealed for the moment");
+                }
                 tokio::time::sleep(EVERY).await;
             }
             Err(why) => return Err(why),

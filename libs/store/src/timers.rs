@@ -16,6 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use telemetry::trouble::Trouble;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{ReadError, Store};
@@ -38,9 +39,12 @@ pub struct Due {
 /// Claims due timers for ever, each for `lease`: if its claimer does not finish, it is due again after that.
 pub async fn run(store: Arc<dyn Store>, lease: Duration, act: impl Fn(Due) + Send) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut trouble = Trouble::default();
     loop {
-        if let Err(why) = claim(store.as_ref(), lease, &places, &act).await {
-            tracing::warn!(%why, "timers cannot be claimed");
+        match claim(store.as_ref(), lease, &places, &act).await {
+            Ok(()) if trouble.is_over() => tracing::info!("timers are claimed again"),
+            Err(why) if trouble.is_news(&why.to_string()) => tracing::warn!(%why, "timers cannot be claimed"),
+            Ok(()) | Err(_) => {}
         }
         tokio::time::sleep(EVERY).await;
     }

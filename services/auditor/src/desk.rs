@@ -26,6 +26,7 @@ use messaging::Delivered;
 use messaging::envelope::Envelope;
 use store::folded::{self, persist, unreadable};
 use store::{Append, Commit, CommitError, MAX_EVENTS, Meta, ReadError, Store, TimerChange, Version};
+use telemetry::trouble::Trouble;
 use tokio::time::sleep;
 
 use crate::books::{Books, Changed};
@@ -199,12 +200,15 @@ impl Desk {
 
     /// Commits, however long the store is away.
     async fn commit(&self, commit: Commit) -> Result<(), ReadError> {
+        let mut trouble = Trouble::default();
         loop {
             match persist(self.store.as_ref(), commit.clone()).await {
                 // The id is fresh: handled before is this very commit, whose first answer was lost.
                 Ok(()) | Err(CommitError::AlreadyHandled(_)) => return Ok(()),
                 Err(CommitError::Unavailable(why)) => {
-                    tracing::warn!(why, "the books cannot be written; the auditor tries again");
+                    if trouble.is_news(&why) {
+                        tracing::warn!(why, "the books cannot be written; the auditor tries again");
+                    }
                     sleep(PAUSE).await;
                 }
                 Err(other) => return Err(unreadable(other)),

@@ -15,6 +15,7 @@ use messaging::{Bus, BusError, Delivered, Offset, Partition, Subscription};
 use prometheus::GaugeVec;
 use store::turn::{self, Turn};
 use store::{ReadError, Store};
+use telemetry::trouble::Trouble;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::desk::Desk;
@@ -62,12 +63,12 @@ type Ends = BTreeMap<(String, Partition), Offset>;
 impl Listener {
     /// Listens for ever.
     pub(crate) async fn run(self) {
-        let mut failures: u32 = 0;
+        let (mut failures, mut trouble): (u32, _) = (0, Trouble::default());
         let mut turn = Turn::new(self.store.clone(), GROUP.to_owned(), self.process.ids.next());
         loop {
-            let Err(why) = self.listen(&mut turn, &mut failures).await;
+            let Err(why) = self.listen(&mut turn, &mut failures, &mut trouble).await;
             // Before that, the topics may not have been made yet.
-            if failures > 2 {
+            if failures > 2 && trouble.is_news(&why.to_string()) {
                 tracing::warn!(%why, "the auditor hears nothing; it opens the books again");
             }
             failures += 1;
@@ -75,7 +76,12 @@ impl Listener {
         }
     }
 
-    async fn listen(&self, turn: &mut Turn, failures: &mut u32) -> Result<Infallible, Interrupted> {
+    async fn listen(
+        &self,
+        turn: &mut Turn,
+        failures: &mut u32,
+        trouble: &mut Trouble,
+    ) -> Result<Infallible, Interrupted> {
         while !turn.is_mine().await? {
             self.shown.clear();
             self.process.health.missing(PART, "another replica keeps the books; this one stands by");
@@ -102,6 +108,9 @@ impl Listener {
                 desk.look().await?;
                 self.show(&desk).await;
                 (*failures, next) = (0, Instant::now() + EVERY);
+                if trouble.is_over() {
+                    tracing::info!("the auditor hears again");
+                }
             }
         }
     }

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     let terms = Terms::at_the_pace_of(Duration::from_millis(pick_up_ms), Duration::from_millis(transit_ms));
     process::run(&settings, servers.listen, async |process, _| {
         let messages = servers.messages(&process)?;
-        let store = servers.store(&process, "auditor").await;
+        let store = servers.store(&process, "auditor").await?;
         let red = Red::new(&process.metrics, "grpc");
         let books = auditor::start(&process, store, &messages, terms, red);
         Ok(process::services(&process, [("shop.auditor.v1.BookService", books)]))

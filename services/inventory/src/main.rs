@@ -32,9 +32,9 @@ struct Config {
 fn main() -> ExitCode {
     let Config { settings, servers, search, cached } = Config::parse();
     process::run(&settings, servers.listen, async |process, _| {
-        let (messages, index) = (servers.messages(&process)?, search.index("product")?);
-        let cache = cached.cache("inventory")?;
-        let store = servers.store(&process, "inventory").await;
+        let (messages, index) = (servers.messages(&process)?, search.index(&servers, "product")?);
+        let cache = cached.cache(&servers, "inventory")?;
+        let store = servers.store(&process, "inventory").await?;
         let (meters, red) = (Meters::new(&process), Red::new(&process.metrics, "grpc"));
         let served = inventory::start(&process, store, cache, &messages, (index, &meters), red);
         let stocked = catalogue::stock(&process, &served.inventory, &catalogue::PRODUCTS).await;

@@ -41,13 +41,13 @@ struct Config {
 fn main() -> ExitCode {
     let Config { settings, servers, search, inventory, payment, shipping } = Config::parse();
     process::run(&settings, servers.listen, async |process, _| {
-        let (messages, index) = (servers.messages(&process)?, search.index("order")?);
+        let (messages, index) = (servers.messages(&process)?, search.index(&servers, "order")?);
         let neighbours = Neighbours {
             inventory: servers::to(&process, "inventory", &inventory)?,
             payment: servers::to(&process, "payment", &payment)?,
             shipping: servers::to(&process, "shipping", &shipping)?,
         };
-        let store = servers.store(&process, "order").await;
+        let store = servers.store(&process, "order").await?;
         let (meters, red) = (Meters::new(&process), Red::new(&process.metrics, "grpc"));
         let served = order::start(&process, store, &messages, (index, &meters), neighbours, red)
             .map_err(|why| anyhow!("a saga is refused: {why}"))?;

@@ -6,6 +6,7 @@ use payment::bank::Bank;
 use program::process::{self, Settings};
 use program::servers::{self, Servers};
 use telemetry::metrics::Red;
+use tokio::try_join;
 
 /// Jangteo's payment service: takes and gives back the money of orders.
 ///
@@ -29,8 +30,9 @@ fn main() -> ExitCode {
     let Config { settings, servers, bank } = Config::parse();
     process::run(&settings, servers.listen, async |process, _| {
         let messages = servers.messages(&process)?;
-        let store = servers.store(&process, "payment").await;
-        let (bank, reports) = Bank::new(&process, servers::store(&process, "bank ledger", &bank).await);
+        let ledger = servers::store(&process, "bank ledger", ("JANGTEO_BANK_POSTGRES", &bank));
+        let (store, ledger) = try_join!(servers.store(&process, "payment"), ledger)?;
+        let (bank, reports) = Bank::new(&process, ledger);
         let red = Red::new(&process.metrics, "grpc");
         let payment = payment::start(&process, store, &messages, (std::sync::Arc::new(bank), reports), red);
         Ok(process::services(&process, [("shop.payment.v1.PaymentService", payment)]))

@@ -8,6 +8,7 @@ use program::process::{self, Settings};
 use program::servers::{self, Servers};
 use shipping::carrier::Simulator;
 use telemetry::metrics::Red;
+use tokio::try_join;
 
 /// Jangteo's shipping service: sends parcels.
 ///
@@ -40,8 +41,8 @@ fn main() -> ExitCode {
     let [pick_up, transit] = [pick_up_ms, transit_ms].map(Duration::from_millis);
     process::run(&settings, servers.listen, async |process, _| {
         let messages = servers.messages(&process)?;
-        let store = servers.store(&process, "shipping").await;
-        let carrier = servers::store(&process, "carrier book", &carrier).await;
+        let book = servers::store(&process, "carrier book", ("JANGTEO_CARRIER_POSTGRES", &carrier));
+        let (store, carrier) = try_join!(servers.store(&process, "shipping"), book)?;
         let carrier = Arc::new(Simulator::new(&process, carrier, transit));
         let red = Red::new(&process.metrics, "grpc");
         let served = shipping::start(&process, store, &messages, (carrier, pick_up), red);

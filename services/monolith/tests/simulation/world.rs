@@ -138,11 +138,11 @@ impl World {
     }
 
     /// The way from a host to another service.
-    fn way(&self, process: &Process, host: &str, service: &str) -> Transport {
+    fn way(&self, host: &str, service: &str) -> Transport {
         let connector = Connector::new(&self.faults, host);
         let replicas = hosts(service).into_iter().map(|replica| {
             let authority = format!("{replica}:{}", simulation::net::PORT).parse().expect("a host and a port");
-            to(&process.tasks, connector.clone(), authority)
+            to(connector.clone(), authority)
         });
         let way = in_turn(replicas.collect());
         match &self.sabotage {
@@ -208,7 +208,7 @@ impl World {
     async fn order(&self, host: &str) -> Result<(), String> {
         let process = self.process(host);
         let messages = self.messages(&process, host);
-        let way = |service| self.way(&process, host, service);
+        let way = |service| self.way(host, service);
         let neighbours = Neighbours { inventory: way("inventory"), payment: way("payment"), shipping: way("shipping") };
         let (index, meters) = (Arc::new(Fts::in_memory()), Meters::new(&process));
         let red = Red::new(&process.metrics, "grpc");
@@ -272,7 +272,7 @@ impl World {
 
     async fn gateway(&self, host: &str) -> Result<(), String> {
         let process = self.process(host);
-        let way = |service| self.way(&process, host, service);
+        let way = |service| self.way(host, service);
         let upstreams = [
             ("shop.inventory.v1.InventoryService", way("inventory")),
             ("shop.order.v1.OrderService", way("order")),

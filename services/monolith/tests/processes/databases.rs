@@ -1,0 +1,117 @@
+//! Databases that are missing, wrong, or somebody else's.
+use crate::proxy::Proxy;
+use crate::servers::Servers;
+use crate::service::Service;
+
+/// The part that every test here is about.
+const STORE: &str = "payment store";
+
+/// A payment service, with its database as told and the bank's in a proper one.
+fn payment(servers: &Servers, bank: &Servers, postgres: String) -> Service {
+    let otherwise = [("JANGTEO_POSTGRES", postgres), ("JANGTEO_BANK_POSTGRES", bank.postgres())];
+    Service::start("payment", &servers.settings(&otherwise))
+}
+
+async fn two() -> Option<(Servers, Servers)> {
+    Some((Servers::find().await?, Servers::find().await?))
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_once_and_mended_without_a_restart() {
+    let Some((servers, bank)) = two().await else { return };
+    servers.administer(&format!("ALTER ROLE {} PASSWORD 'another'", servers.name)).await;
+    let mut payment = payment(&servers, &bank, servers.postgres());
+    let sentence = format!("does not let {} in: user or password are wrong", servers.name);
+    payment.misses(STORE, &sentence).await;
+    payment.says_once(&sentence).await;
+    servers.administer(&format!("ALTER ROLE {} PASSWORD '{}'", servers.name, crate::service::SECRET)).await;
+    payment.is_ready().await;
+    payment.stop().await;
+}
+
+#[tokio::test]
+async fn a_missing_database_is_waited_for_and_so_is_the_end() {
+    let Some((servers, bank)) = two().await else { return };
+    servers.drop_database().await;
+    let sentence = "does not exist on that server: create the database, empty, before the service starts";
+    let mut first = payment(&servers, &bank, servers.postgres());
+    first.misses(STORE, sentence).await;
+    first.says_once(sentence).await;
+    let mut second = payment(&servers, &bank, servers.postgres());
+    second.misses(STORE, sentence).await;
+    second.stop().await;
+    servers.make_database().await;
+    first.is_ready().await;
+    first.stop().await;
+}
+
+#[tokio::test]
+async fn a_later_layout_and_the_tables_of_others_are_left_alone() {
+    let Some((servers, bank)) = two().await else { return };
+    servers.run("CREATE TABLE theirs (a integer); INSERT INTO theirs VALUES (7)").await;
+    let mut payment = payment(&servers, &bank, servers.postgres());
+    let foreign = "holds the table theirs of another application: a store needs a database of its own";
+    payment.misses(STORE, foreign).await;
+    payment.says_once(foreign).await;
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!((servers.number(tables).await, servers.number("SELECT sum(a) FROM theirs").await), (1, 7));
+
+    // The same process meets the other case then: what it was refused with is only said anew if it changes.
+    servers.run("DROP TABLE theirs; CREATE TABLE jangteo_layout AS SELECT 9 AS layout").await;
+    let newer = "was written by a newer version (its layout is 9, this program knows 1)";
+    payment.misses(STORE, newer).await;
+    payment.says_once(newer).await;
+    assert_eq!(
+        (servers.number(tables).await, servers.number("SELECT layout::bigint FROM jangteo_layout").await),
+        (1, 9)
+    );
+    servers.run("DROP TABLE jangteo_layout").await;
+    payment.is_ready().await;
+    payment.stop().await;
+}
+
+#[tokio::test]
+async fn a_layout_that_is_put_back_is_opened_with_all_that_was_in_it() {
+    let Some((servers, bank)) = two().await else { return };
+    let mut first = payment(&servers, &bank, servers.postgres());
+    first.is_ready().await;
+    first.stop().await;
+    servers.run("INSERT INTO marks VALUES ('kept', 7); UPDATE jangteo_layout SET layout = 9").await;
+    let mut second = payment(&servers, &bank, servers.postgres());
+    second.misses(STORE, "was written by a newer version").await;
+    servers.run("UPDATE jangteo_layout SET layout = 1").await;
+    second.is_ready().await;
+    second.stop().await;
+    assert_eq!(servers.number("SELECT value FROM marks WHERE name = 'kept'").await, 7);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_speak_tls_is_not_spoken_to_in_clear() {
+    let Some((servers, bank)) = two().await else { return };
+    let mut payment = payment(&servers, &bank, format!("{}?sslmode=require", servers.postgres()));
+    payment.misses(STORE, "cannot be reached with TLS").await;
+    payment.says_once("sslmode in the address says what is expected").await;
+    payment.stop().await;
+    assert_eq!(servers.number("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_at_the_start_and_goes_away_later_is_said_once_each_time() {
+    let Some((servers, bank)) = two().await else { return };
+    let mut proxy = Proxy::to(servers.postgres_address());
+    let mut payment = payment(&servers, &bank, servers.postgres_at(&format!("127.0.0.1:{}", proxy.port)));
+    payment.misses(STORE, "cannot be reached").await;
+    payment.says_once("until that is mended, the process waits").await;
+    proxy.open().await;
+    payment.is_ready().await;
+
+    proxy.close();
+    payment.misses(STORE, &servers.name).await;
+    let said = payment.falls_silent().await;
+    // The writer, the sequencer, the timers, the relay and the health, each for two or three reasons.
+    assert!(said.len() <= 15 && said.iter().any(|line| line.contains("timers cannot be claimed")), "{said:#?}");
+    proxy.open().await;
+    payment.is_ready().await;
+    payment.says("timers are claimed again").await;
+    payment.stop().await;
+}

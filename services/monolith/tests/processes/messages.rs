@@ -1,0 +1,115 @@
+//! Brokers that are away, topics that are not as they have to be, and what cannot be read.
+use clock::Timestamp;
+use http::StatusCode;
+use messaging::envelope::{Envelope, PRIVATE};
+use messaging::{Bus, Message};
+use tokio::time::{Duration, Instant, sleep};
+use uuid::Uuid;
+
+use crate::proxy::Proxy;
+use crate::servers::Servers;
+use crate::service::{PATIENCE, Service};
+
+#[tokio::test]
+async fn brokers_that_are_away_are_said_once_and_found_when_they_are_there() {
+    let Some(servers) = Servers::find().await else { return };
+    let mut proxy = Proxy::to(&servers.kafka);
+    let brokers = format!("127.0.0.1:{}", proxy.port);
+    let mut order = Service::start("order", &servers.settings(&[("JANGTEO_KAFKA", brokers.clone())]));
+    order.misses("order relay", &brokers).await;
+    order.says_once("nothing is published; the relay tries again").await;
+    proxy.open().await;
+    order.is_ready().await;
+    order.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_with_too_few_partitions_is_not_published_to() {
+    let Some(servers) = Servers::find().await else { return };
+    servers.bus().create("order-events", 2).await.unwrap();
+    let mut order = Service::start("order", &servers.settings(&[]));
+    let sentence = "topic order-events has 2 partitions, not 6";
+    order.misses("order relay", sentence).await;
+    order.says_once(sentence).await;
+    servers.delete_topics(&["order-events"]).await;
+    order.is_ready().await;
+    servers.bus().create("order-events", 6).await.unwrap();
+    order.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_parked_and_everything_else_flows() {
+    let Some(servers) = Servers::find().await else { return };
+    let bus = servers.bus();
+    bus.create("shipping-events", 6).await.unwrap();
+    let mut order = Service::start("order", &servers.settings(&[]));
+    order.is_ready().await;
+    let mut gateway = Service::start("gateway", &servers.settings(&[("JANGTEO_ORDER", order.address.clone())]));
+    gateway.is_ready().await;
+    let junk = Message { key: "shipment-junk".into(), headers: vec![], payload: b"\xffnot a fact".to_vec() };
+    bus.publish("shipping-events", vec![junk, fact("shipment-junk"), fact("shipment-fine")]).await.unwrap();
+
+    let started = Instant::now();
+    let flowed = r#"messages_total{consumer="order",outcome="passed"} 2"#;
+    while !order.page("/metrics").await.unwrap().1.contains(flowed) {
+        assert!(started.elapsed() < PATIENCE, "{}", order.page("/metrics").await.unwrap().1);
+        sleep(Duration::from_millis(100)).await;
+    }
+    let (status, parked) = gateway.get("/v1/order/dead-letters").await;
+    assert_eq!(status, StatusCode::OK, "{parked}");
+    let parked = parked.to_string();
+    assert_eq!(parked.matches("\"dead_letter_id\"").count(), 1, "{parked}");
+    assert!(parked.contains("shipment-junk"), "{parked}");
+    order.says_once("a message is parked").await;
+    order.is_ready().await;
+    order.stop().await;
+    gateway.stop().await;
+}
+
+/// The first of a stream, and nobody else's business.
+fn fact(stream: &str) -> Message {
+    Envelope {
+        id: Uuid::now_v7(),
+        source: "shipping".into(),
+        kind: PRIVATE.into(),
+        stream: stream.into(),
+        version: 1,
+        schema: 1,
+        time: Timestamp(1),
+        correlation_id: String::new(),
+        causation_id: String::new(),
+        traceparent: String::new(),
+        payload: vec![],
+    }
+    .encode()
+}
+
+#[tokio::test]
+async fn an_event_of_a_later_program_stops_what_would_have_to_read_it() {
+    let Some(servers) = Servers::find().await else { return };
+    let mut order = Service::start("order", &servers.settings(&[]));
+    order.is_ready().await;
+    let mut gateway = Service::start("gateway", &servers.settings(&[("JANGTEO_ORDER", order.address.clone())]));
+    gateway.is_ready().await;
+    servers
+        .run(
+            "WITH stream AS (INSERT INTO streams (name, version, timestamp) VALUES ('order-later', 1, 1) RETURNING key)
+            INSERT INTO events (id, stream, version, type, schema, data, timestamp, correlation_id, causation_id, actor,
+            traceparent) SELECT gen_random_uuid(), key, 1, 'OrderPlaced', 99, '{}', 1, '', '', '', '' FROM stream",
+        )
+        .await;
+    order.misses("order search", "it stopped after position 0").await;
+    order.misses("order relay", "order-later").await;
+    order.says_once("the projection stops").await;
+    order.says_once("nothing is published").await;
+    let (status, sagas) = gateway.get("/v1/sagas").await;
+    assert_eq!(status, StatusCode::OK, "{sagas}");
+    order.stop().await;
+
+    // A program that knows it takes it from there.
+    servers.run("DELETE FROM events; DELETE FROM streams WHERE name = 'order-later'").await;
+    let mut later = Service::start("order", &servers.settings(&[]));
+    later.is_ready().await;
+    later.stop().await;
+    gateway.stop().await;
+}
