@@ -7,16 +7,18 @@
 //! stands by, and says so.
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select;
 use host::Process;
 use messaging::{Bus, BusError, Delivered, Offset, Partition, Subscription};
 use prometheus::GaugeVec;
 use store::turn::{self, Turn};
 use store::{ReadError, Store};
 use telemetry::trouble::Trouble;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::desk::Desk;
 use crate::invariant::{Invariant, Terms};
@@ -61,12 +63,21 @@ pub(crate) struct Listener {
 type Ends = BTreeMap<(String, Partition), Offset>;
 
 impl Listener {
-    /// Listens for ever.
-    pub(crate) async fn run(self) {
+    /// Listens until the process stops.
+    pub(crate) fn start(self) {
+        let tasks = self.process.tasks.clone();
+        self.process.tasks.clone().spawn(async move {
+            let mut turn = Turn::new(self.store.clone(), GROUP.to_owned(), self.process.ids.next());
+            let _ = select(pin!(self.run(&mut turn)), pin!(tasks.stopping())).await;
+            // Otherwise whoever stands by would wait until it runs out.
+            let _ = timeout(PAUSE, turn.give_back()).await;
+        });
+    }
+
+    async fn run(&self, turn: &mut Turn) {
         let (mut failures, mut trouble): (u32, _) = (0, Trouble::default());
-        let mut turn = Turn::new(self.store.clone(), GROUP.to_owned(), self.process.ids.next());
         loop {
-            let Err(why) = self.listen(&mut turn, &mut failures, &mut trouble).await;
+            let Err(why) = self.listen(turn, &mut failures, &mut trouble).await;
             // Before that, the topics may not have been made yet.
             if failures > 2 && trouble.is_news(&why.to_string()) {
                 tracing::warn!(%why, "the auditor hears nothing; it opens the books again");

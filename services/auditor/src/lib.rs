@@ -60,6 +60,6 @@ pub fn start(process: &Process, store: Arc<dyn Store>, messages: &Messages, term
         broken: metrics.gauges("books_broken", broken, &["invariant"]),
         behind: metrics.gauges("books_behind", behind, &["topic"]),
     };
-    process.tasks.spawn_until_stop(listener.run());
+    listener.start();
     in_process(BookServiceServer::new(grpc::Grpc(Auditor { store, bus, shown })), red)
 }
