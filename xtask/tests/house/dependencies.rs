@@ -14,7 +14,7 @@ const LIBS: [(&str, &[&str]); 14] = [
     ("lab", &[]),
     ("telemetry", &[]),
     ("resilience", &[]),
-    ("store", &["clock", "decider", "lab"]),
+    ("store", &["clock", "decider", "lab", "telemetry"]),
     ("cache", &["store", "telemetry"]),
     ("host", &["clock", "decider", "resilience", "store", "telemetry"]),
     ("saga", &["clock", "decider", "lab", "resilience", "store", "telemetry", "host"]),
