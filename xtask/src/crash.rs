@@ -43,8 +43,12 @@ const POINTS: [(&str, &[&str]); 8] = [
 /// What can be taken away: by the processes themselves, or in their databases.
 const GUARANTEES: [&str; 3] = ["inbox", "commit-id-check", "sequencer"];
 /// Positions are given when a row is written, as a serial number does it, and not after the commit.
-const NO_SEQUENCER: &str =
-    "CREATE SEQUENCE IF NOT EXISTS hasty; ALTER TABLE events ALTER position SET DEFAULT nextval('hasty')";
+const NO_SEQUENCER: [&str; 4] = [
+    "CREATE SEQUENCE hasty",
+    "GRANT USAGE ON SEQUENCE hasty TO PUBLIC",
+    "SELECT setval('hasty', greatest(1, (SELECT max(position) FROM events)))",
+    "ALTER TABLE events ALTER position SET DEFAULT nextval('hasty')",
+];
 
 /// What is done to a victim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,8 +148,8 @@ fn campaign(fleet: &Fleet, program: &Path, told: &Told) -> Result<(), Failed> {
 fn hurry(fleet: &Fleet) -> Result<(), Failed> {
     for service in ["order", "inventory", "payment", "shipping"] {
         let mut psql = fleet.infra().psql(service);
-        let start = "SELECT setval('hasty', greatest(1, (SELECT max(position) FROM events)))";
-        psql.args(["-q", "-c", NO_SEQUENCER, "-c", start]).stdout(Stdio::null());
+        psql.args(["-q", "-v", "ON_ERROR_STOP=1"]).args(NO_SEQUENCER.iter().flat_map(|step| ["-c", step]));
+        psql.stdout(Stdio::null());
         judge("psql", psql.status())?;
     }
     Ok(())
