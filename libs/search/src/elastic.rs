@@ -20,11 +20,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use store::{Store, Version};
+use store::Version;
 use uuid::Uuid;
 
 use crate::elastic_client::{Client, FORM};
-use crate::projection::{self, Projection, Rebuilt, Stopped};
 use crate::words::{Term, tokens};
 use crate::{Checkpoint, Document, Index, Query, SearchError};
 
@@ -63,18 +62,6 @@ impl Elastic {
     async fn replace(&self, new: &Elastic) -> Result<(), SearchError> {
         let before = self.client.behind(&self.alias).await?.map(|(index, _)| index);
         self.client.put_in_place(&self.alias, &new.alias, before.as_deref()).await
-    }
-
-    /// Makes the index anew from the log beside the old one, compares both, and puts the new one in its place, while searches and
-    /// writes go on: what is written meanwhile is written again, for the checkpoint is in the index.
-    ///
-    /// # Errors
-    /// If the log cannot be read, or an index not be written; the old one stays then.
-    pub async fn rebuild(&self, store: &dyn Store, projection: &dyn Projection) -> Result<Rebuilt, Stopped> {
-        let new = self.beside().await?;
-        let rebuilt = projection::make_again(store, projection, self, &new).await?;
-        self.replace(&new).await?;
-        Ok(rebuilt)
     }
 
     /// Lets searches see what was written.

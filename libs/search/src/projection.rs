@@ -344,7 +344,7 @@ pub async fn rebuild(store: &dyn Store, projection: &dyn Projection, file: &Path
 }
 
 /// Makes a new index from the log, and compares an old one with it.
-pub(crate) async fn make_again(
+async fn make_again(
     store: &dyn Store,
     projection: &dyn Projection,
     old: &dyn Index,
