@@ -11,8 +11,8 @@ use crate::steps::{Failed, until};
 /// How long a process is given to end before it is killed.
 const ENDING: Duration = Duration::from_secs(30);
 
-/// How long one that was killed may take to be gone.
-const GOING: Duration = Duration::from_secs(5);
+/// How long one that was killed may take to be gone, with all that it started.
+const GOING: Duration = Duration::from_secs(30);
 
 /// A process by its name in a folder, running or not.
 pub(crate) struct Process {
@@ -128,6 +128,17 @@ impl Process {
     }
 }
 
+/// Waits until no process has a folder as its working folder any more. What a server had started outlives it by some moments
+/// when it is killed, and a Postgres refuses to start beside it.
+pub(crate) fn await_deserted(folder: &Path) {
+    until(GOING, || !is_worked_in(folder));
+}
+
+fn is_worked_in(folder: &Path) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.map(|process| process.path().join("cwd")).any(|cwd| fs::read_link(cwd).is_ok_and(|at| at == folder))
+}
+
 /// When a process was started, in ticks of the kernel since it booted; `None` if there is none, or only what is left of one.
 fn born(id: u32) -> Option<String> {
     let (state, birth) = state_and_birth(id)?;
@@ -175,6 +186,18 @@ mod tests {
         fs::write(&other.file, format!("{} 1", std::process::id())).unwrap();
         assert_eq!(other.id(), None);
         other.stop("KILL").unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_deserted_once_the_last_process_in_it_has_ended() {
+        let folder = std::env::temp_dir().canonicalize().unwrap().join(format!("xtask-deserted-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let worker = process("worker");
+        worker.start(Command::new("sleep").arg("60").current_dir(&folder)).unwrap();
+        assert!(is_worked_in(&folder));
+        worker.signal("KILL");
+        await_deserted(&folder);
+        assert!(!is_worked_in(&folder));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::packages::{self, NOBODY};
-use crate::processes::Process;
+use crate::processes::{Process, await_deserted};
 use crate::steps::{Failed, judge, until};
 
 /// How long a server may take to start.
@@ -166,6 +166,7 @@ impl Place {
         let settings = self.filled("postgresql.auto.conf", &[("PORT", self.postgres().to_string())])?;
         write(&data.join("postgresql.auto.conf"), &settings)?;
         packages::hand_over(&data)?;
+        await_deserted(&data);
         let mut postgres = server_program(&self.programs.join("postgres/bin/postgres"));
         postgres.arg("-D").arg(data);
         Ok(postgres)
