@@ -25,14 +25,14 @@ use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use sqlx::Row;
 use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::postgres_schema::Address;
 pub use crate::postgres_schema::{OpenError, Refusal};
-use crate::postgres_sequencer::{Sequencer, listen};
+use crate::postgres_sequencer::{Appended, Sequencer, listen};
 use crate::postgres_writer::{Job, Writer, now};
 use crate::{
     Commit, CommitError, CommitId, Meta, NewEvent, Position, ReadError, Recorded, Snapshot, Store, StreamId, Version,
@@ -76,7 +76,7 @@ impl Postgres {
         // One that was lost answers `Unavailable` once; asking each time whether it is there would cost a round trip.
         let pool = PgPoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE).test_before_acquire(false);
         let pool = pool.connect_lazy_with(address.options.clone());
-        let (growth, appended) = (watch::Sender::new(()), Arc::new(Notify::new()));
+        let (growth, appended) = (watch::Sender::new(()), Arc::new(Appended::default()));
         let id = Ids::random(Arc::new(SystemClock)).next();
         let mut tasks = JoinSet::new();
         tasks.spawn(Sequencer::new(address.clone(), id, appended.clone(), growth.clone()).run());

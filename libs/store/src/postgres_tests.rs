@@ -126,6 +126,32 @@ async fn what_a_process_left_without_positions_is_numbered_by_another() {
     assert_eq!(subject.log(2).await[1].stream, "slow".into());
 }
 
+#[tokio::test]
+async fn a_commit_whose_turn_it_is_can_be_read_at_once() {
+    let Some(subject) = make().await else { return };
+    for n in 0..5 {
+        subject.store.commit(subject.step(&n.to_string(), "s", Exact(3 * n), 3)).await.unwrap();
+        let log = subject.store.read_all(0, 99).await.unwrap();
+        assert!(log.iter().zip(1..).all(|(event, place)| event.position == Some(place)), "{log:?}");
+        assert_eq!(log.len() as u64, 3 * (n + 1));
+    }
+}
+
+// What comes after them in their stream, at least, must come after them in the log.
+#[tokio::test]
+async fn events_that_were_left_without_positions_are_not_overtaken() {
+    let Some(subject) = make().await else { return };
+    subject.store.commit(subject.step("a", "s", NoStream, 1)).await.unwrap();
+    // Nobody tells its sequencer, which has nothing to do.
+    subject.database().run(APPEND).await;
+    subject.store.commit(subject.step("b", "slow", Exact(1), 1)).await.unwrap();
+    let log = subject.log(3).await;
+    assert_eq!(
+        log[1..].iter().map(|event| (&*event.stream.0, event.version)).collect::<Vec<_>>(),
+        [("slow", 1), ("slow", 2)]
+    );
+}
+
 /// Waits until a sequencer waits for its turn.
 async fn somebody_waits(database: &Database) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
