@@ -291,6 +291,37 @@ async fn a_claim_passes_by_what_another_is_claiming() {
 }
 
 #[tokio::test]
+async fn the_server_is_asked_for_timers_only_when_one_may_be_due() {
+    let Some(database) = Database::make().await else { return };
+    let [store, other] = [(), ()].map(|()| Postgres::open(&database.url, None));
+    let (store, other) = join(store, other).await;
+    let subject = Subject::new(Arc::new(store.unwrap()), HandClock::new(), ());
+    let claim = async || subject.store.claim_due(Duration::from_secs(60), 9).await.unwrap();
+    assert_eq!(claim().await, [""; 0]);
+    let mut operator = database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE timers").execute(&mut operator).await.unwrap();
+    let unasked = timeout(Duration::from_millis(300), claim()).await;
+    assert_eq!(unasked.expect("whoever asks waits"), [""; 0]);
+    sqlx::raw_sql("ROLLBACK").execute(&mut operator).await.unwrap();
+    let set = |key: &str| {
+        let timers = vec![TimerChange::Set { key: key.into(), due: Timestamp(1) }];
+        Commit { timers, ..subject.steps(key, vec![]) }
+    };
+    subject.store.commit(set("own")).await.unwrap();
+    assert_eq!(claim().await, ["own"], "at once");
+    other.unwrap().commit(set("other's")).await.unwrap();
+    let found = async {
+        loop {
+            match claim().await {
+                found if found.is_empty() => tokio::time::sleep(Duration::from_millis(20)).await,
+                found => return found,
+            }
+        }
+    };
+    assert_eq!(timeout(Duration::from_secs(5), found).await.expect("after a while"), ["other's"]);
+}
+
+#[tokio::test]
 async fn time_is_the_servers_where_no_clock_is_given() {
     let Some(database) = Database::make().await else { return };
     let store = Postgres::open(&database.url, None).await.unwrap();

@@ -31,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::postgres_agenda::Agenda;
 use crate::postgres_batch::{Batch, Ground, Head, exists};
 use crate::postgres_schema::Address;
 use crate::postgres_sequencer::{Appended, TURN};
@@ -43,10 +44,10 @@ const BATCH_BYTES: usize = 16 << 20;
 /// Longest batch; longer than each of its statements may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// The present by the clock in `$1`, or the server's where there is none.
+/// The present by the clock in `$1`, or where there is none by a function of the server's.
 macro_rules! now {
-    () => {
-        "coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+    ($function:literal) => {
+        concat!("coalesce($1, (extract(epoch FROM ", $function, ") * 1000000)::bigint)")
     };
 }
 pub(crate) use now;
@@ -81,7 +82,7 @@ const GROUND: &str = concat!(
             END IF;
         END IF;
         RETURN QUERY SELECT 'now', NULL, NULL::bigint, next, ",
-    now!(),
+    now!("clock_timestamp()"),
     ", NULL::bytea;
     END $$"
 );
@@ -126,18 +127,33 @@ enum Broken {
     Lost(String),
 }
 
+/// What a transaction did.
+struct Done {
+    answers: Vec<Answer>,
+    /// If it appended events, whether they have positions.
+    numbered: Option<bool>,
+    /// When the first of the timers that it set is due.
+    due: Option<Timestamp>,
+}
+
 pub(crate) struct Writer {
     address: Address,
     clock: Option<Arc<dyn Clock>>,
     db: Option<PgConnection>,
     lost: bool,
     appended: Arc<Appended>,
+    agenda: Arc<Agenda>,
 }
 
 impl Writer {
-    /// A writer that tells `appended` of every batch with events.
-    pub(crate) fn new(address: Address, clock: Option<Arc<dyn Clock>>, appended: Arc<Appended>) -> Writer {
-        Writer { address, clock, db: None, lost: false, appended }
+    /// A writer that tells `appended` of every batch with events, and `agenda` of timers that it sets.
+    pub(crate) fn new(
+        address: Address,
+        clock: Option<Arc<dyn Clock>>,
+        appended: Arc<Appended>,
+        agenda: Arc<Agenda>,
+    ) -> Writer {
+        Writer { address, clock, db: None, lost: false, appended, agenda }
     }
 
     /// Works until the queue is closed and empty.
@@ -232,16 +248,19 @@ impl Writer {
         };
         let now = self.clock.as_ref().map(|clock| clock.now().0);
         let late = |_| Broken::Lost(format!("a transaction took more than {} s", LIMIT.as_secs()));
-        let answers = timeout(LIMIT, transaction(&mut db, commits, now)).await.map_err(late)?;
-        if !matches!(answers, Err(Broken::Lost(_))) {
+        let done = timeout(LIMIT, transaction(&mut db, commits, now)).await.map_err(late)?;
+        if !matches!(done, Err(Broken::Lost(_))) {
             self.db = Some(db);
         }
-        let (answers, appended) = answers?;
+        let Done { answers, numbered, due } = done?;
         lab::reached(Point::Committed);
-        match appended {
+        match numbered {
             Some(true) => self.appended.numbered.notify_one(),
             Some(false) => self.appended.pending.notify_one(),
             None => {}
+        }
+        if let Some(due) = due {
+            self.agenda.set(due);
         }
         Ok(answers)
     }
@@ -269,26 +288,22 @@ impl From<sqlx::Error> for Broken {
     }
 }
 
-/// Answers; and if anything was appended, whether it has positions.
-async fn transaction(
-    db: &mut PgConnection,
-    commits: &[Commit],
-    now: Option<i64>,
-) -> Result<(Vec<Answer>, Option<bool>), Broken> {
+async fn transaction(db: &mut PgConnection, commits: &[Commit], now: Option<i64>) -> Result<Done, Broken> {
     let mut transaction = db.begin().await?;
     let ground = ground(&mut transaction, commits, now).await?;
     let mut batch = Batch::on(ground);
     let answers: Vec<Answer> = commits.iter().map(|commit| batch.judge(commit)).collect();
     if batch.replies.is_empty() {
         transaction.rollback().await?;
-        return Ok((answers, None));
+        return Ok(Done { answers, numbered: None, due: None });
     }
     write(&mut transaction, &batch).await?;
     lab::reached(Point::Written);
     // Danger: from here on nobody knows, whatever the error is.
     transaction.commit().await.map_err(|why| Broken::Lost(why.to_string()))?;
-    let appended = !batch.events.ids.is_empty();
-    Ok((answers, appended.then(|| batch.first().is_some())))
+    let numbered = (!batch.events.ids.is_empty()).then(|| batch.first().is_some());
+    let due = batch.timers.values().flatten().min().map(|due| Timestamp(*due));
+    Ok(Done { answers, numbered, due })
 }
 
 /// Locks what the commits are judged on, and reads it.
