@@ -31,7 +31,9 @@ use uuid::Uuid;
 use crate::postgres_schema::{Address, CONNECT};
 
 /// How long a sequencer waits for something to be appended before it looks whether somebody else's is left over.
-pub(crate) const POLL: Duration = Duration::from_secs(1);
+pub(crate) const POLL: Duration = Duration::from_secs(3);
+/// How long is waited after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// A listener that hears nothing for so long connects anew: a server that is gone says nothing either.
 const QUIET: Duration = Duration::from_secs(60);
 /// Most events numbered in one transaction.
@@ -104,7 +106,7 @@ impl Sequencer {
                     if trouble.is_news(&why) {
                         tracing::warn!(database = self.address.name, why, "events cannot be given positions");
                     }
-                    sleep(POLL).await;
+                    sleep(AFTER_FAILURE).await;
                 }
             }
         }
@@ -159,6 +161,6 @@ pub(crate) async fn listen(address: Address, id: Uuid, growth: watch::Sender<()>
                 }
             }
         }
-        sleep(POLL).await;
+        sleep(AFTER_FAILURE).await;
     }
 }
