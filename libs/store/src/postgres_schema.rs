@@ -176,10 +176,10 @@ impl Address {
         timeout(CONNECT, PgConnection::connect_with(&self.options)).await.map_err(late)?
     }
 
-    /// A connection with a function of its own.
-    pub(crate) async fn connect_with(&self, function: &'static str) -> Result<PgConnection, sqlx::Error> {
+    /// A connection that was prepared by some SQL.
+    pub(crate) async fn connect_with(&self, preparation: &'static str) -> Result<PgConnection, sqlx::Error> {
         let mut db = self.connect().await?;
-        db.execute(function).await?;
+        db.execute(sqlx::raw_sql(preparation)).await?;
         Ok(db)
     }
 

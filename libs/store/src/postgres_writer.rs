@@ -52,13 +52,19 @@ macro_rules! now {
 }
 pub(crate) use now;
 
-/// Locks what a batch is judged on, and reads it, in one call. It is made anew on every connection and goes with it, so that
+/// Prepares the writer's connection.
+///
+/// Its statements are planned once, whatever is in the tables by then: each thing in a list is looked up in its index. By itself
+/// the server plans them each time, for it takes lists to be longer than they are, and that takes longer than carrying them out.
+///
+/// `ground` locks what a batch is judged on, and reads it, in one call. It is made anew on every connection and goes with it, so that
 /// programs of two versions never meet in it. `$1` is the present, if there is a clock of ours; `$2` are streams, `$3` marks, `$4` the
 /// batch's own commits, `$5` others that it names, `$6` is [`TURN`].
 // Danger: each statement of the function sees what was committed before that statement (PostgreSQL says so of VOLATILE), and
 // must: what is read below is newer than whatever the locks above were waited for.
-const GROUND: &str = concat!(
-    "CREATE FUNCTION pg_temp.ground(bigint, text[], text[], text[], text[], bigint)
+const PREPARATION: &str = concat!(
+    "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    CREATE FUNCTION pg_temp.ground(bigint, text[], text[], text[], text[], bigint)
     RETURNS TABLE (part text, name text, key bigint, number bigint, moment bigint, reply bytea)
     LANGUAGE plpgsql VOLATILE AS $$
     #variable_conflict use_column
@@ -246,7 +252,7 @@ impl Writer {
         // Danger: what ends early takes the connection with it, which may be in the middle of anything.
         let mut db = match self.db.take() {
             Some(db) => db,
-            None => self.address.connect_with(GROUND).await.map_err(|why| Broken::Lost(why.to_string()))?,
+            None => self.address.connect_with(PREPARATION).await.map_err(|why| Broken::Lost(why.to_string()))?,
         };
         let now = self.clock.as_ref().map(|clock| clock.now().0);
         let late = |_| Broken::Lost(format!("a transaction took more than {} s", LIMIT.as_secs()));
