@@ -59,6 +59,13 @@ impl Servers {
         run(&self.postgres(), sql).await;
     }
 
+    /// Begins a transaction in the database with this, which lasts for as long as what is given.
+    pub async fn hold(&self, sql: &str) -> PgConnection {
+        let mut db = PgConnection::connect(&self.postgres()).await.unwrap();
+        db.execute(sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {sql}")))).await.unwrap();
+        db
+    }
+
     /// One number from the database.
     pub async fn number(&self, sql: &str) -> i64 {
         let mut db = PgConnection::connect(&self.postgres()).await.unwrap();
