@@ -146,7 +146,9 @@ async fn a_broker_that_is_killed_under_load_loses_nothing_and_leaves_no_gap() {
         assert!(Instant::now() < until, "nobody says that nothing is published");
         sleep(Duration::from_millis(20)).await;
     }
+    assert!(matches!(teller.bus.answers().await, Err(BusError::Unavailable(_))));
     broker.again().await;
+    assert_eq!(teller.bus.answers().await, Ok(()));
     for round in 201..=300 {
         teller.record(round).await;
     }

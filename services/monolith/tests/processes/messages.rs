@@ -1,5 +1,6 @@
 //! Brokers that are away, topics that are not as they have to be, and what cannot be read.
 use clock::Timestamp;
+use futures::future::join_all;
 use http::StatusCode;
 use messaging::envelope::{Envelope, PRIVATE};
 use messaging::{Bus, Message};
@@ -21,6 +22,33 @@ async fn brokers_that_are_away_are_said_once_and_found_when_they_are_there() {
     proxy.open().await;
     order.is_ready().await;
     order.stop().await;
+}
+
+#[tokio::test]
+async fn every_service_says_that_it_does_not_reach_the_brokers() {
+    let mut all = vec![];
+    for service in ["order", "inventory", "payment", "shipping", "auditor"] {
+        let (Some(servers), Some(other)) = (Servers::find().await, Servers::find().await) else { return };
+        let proxy = Proxy::to(&servers.kafka);
+        let otherwise = [
+            ("JANGTEO_KAFKA", format!("127.0.0.1:{}", proxy.port)),
+            ("JANGTEO_BANK_POSTGRES", other.postgres()),
+            ("JANGTEO_CARRIER_POSTGRES", other.postgres()),
+        ];
+        all.push((Service::start(service, &servers.settings(&otherwise)), proxy, servers, other));
+    }
+    for (service, proxy, ..) in &mut all {
+        service.misses("Kafka", &format!("127.0.0.1:{}", proxy.port)).await;
+    }
+    join_all(all.iter().map(|(service, ..)| service.says_once("Kafka: it does not answer"))).await;
+    for (_, proxy, ..) in &mut all {
+        proxy.open().await;
+    }
+    for (mut service, ..) in all {
+        service.is_ready().await;
+        service.says("Kafka: it answers again").await;
+        service.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -21,20 +21,23 @@ pub struct Servers {
     admin: String,
     pub kafka: String,
     pub elasticsearch: String,
+    /// Redis, as redis://HOST:PORT.
+    pub redis: String,
 }
 
 impl Servers {
     /// Absent, and said so, where there are no servers. It has a role and a database of its name, which are dropped with it.
     pub async fn find() -> Option<Servers> {
-        let told = ["POSTGRES", "KAFKA", "ELASTICSEARCH"].map(|name| std::env::var(format!("JANGTEO_TEST_{name}")));
-        let [Ok(admin), Ok(kafka), Ok(elasticsearch)] = told else {
-            let named = "JANGTEO_TEST_POSTGRES, JANGTEO_TEST_KAFKA and JANGTEO_TEST_ELASTICSEARCH";
+        let told =
+            ["POSTGRES", "KAFKA", "ELASTICSEARCH", "REDIS"].map(|name| std::env::var(format!("JANGTEO_TEST_{name}")));
+        let [Ok(admin), Ok(kafka), Ok(elasticsearch), Ok(redis)] = told else {
+            let named = "JANGTEO_TEST_POSTGRES, JANGTEO_TEST_KAFKA, JANGTEO_TEST_ELASTICSEARCH and JANGTEO_TEST_REDIS";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{named} are not set, and in CI they have to be");
             eprintln!("!!! SKIPPED: {named} are not set");
             return None;
         };
         let name = format!("processes_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let servers = Servers { name, admin, kafka, elasticsearch };
+        let servers = Servers { name, admin, kafka, elasticsearch, redis };
         servers.administer(&format!("CREATE ROLE {} LOGIN PASSWORD '{SECRET}'", servers.name)).await;
         servers.make_database().await;
         Some(servers)
