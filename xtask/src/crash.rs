@@ -42,12 +42,14 @@ const POINTS: [(&str, &[&str]); 8] = [
 ];
 /// What can be taken away: by the processes themselves, or in their databases.
 const GUARANTEES: [&str; 3] = ["inbox", "commit-id-check", "sequencer"];
-/// Positions are given when a row is written, as a serial number does it, and not after the commit.
-const NO_SEQUENCER: [&str; 4] = [
+/// Positions are drawn when a row is written, as serial numbers are, and not in the order of the commits.
+const NO_SEQUENCER: [&str; 5] = [
     "CREATE SEQUENCE hasty",
     "GRANT USAGE ON SEQUENCE hasty TO PUBLIC",
     "SELECT setval('hasty', greatest(1, (SELECT max(position) FROM events)))",
-    "ALTER TABLE events ALTER position SET DEFAULT nextval('hasty')",
+    "CREATE FUNCTION hasten() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.position := nextval('hasty'); RETURN NEW; END $$",
+    "CREATE TRIGGER hasty BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION hasten()",
 ];
 
 /// What is done to a victim.

@@ -34,8 +34,8 @@ const fn mutation(
 const PATTERNS: &[Mutation] = &[
     mutation(
         "positions-with-the-row",
-        "libs/store/src/postgres_schema.rs",
-        ("position bigint UNIQUE", "position bigint GENERATED ALWAYS AS (arrival) STORED UNIQUE"),
+        "libs/store/src/postgres_writer.rs",
+        ("SELECT $3::bigint + nth - 1, id,", "SELECT nextval('events_arrival_seq'), id,"),
         ("store", None),
         "postgres::tests::a_reader_that_tails_misses_nothing_of_any_process",
     ),

@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn a_folder_is_deserted_once_the_last_process_in_it_has_ended() {
-        let folder = std::env::temp_dir().canonicalize().unwrap().join(format!("xtask-deserted-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().canonicalize().unwrap().join(format!("xtask-deserted-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let worker = process("worker");
         worker.start(Command::new("sleep").arg("60").current_dir(&folder)).unwrap();

@@ -33,7 +33,7 @@ use futures::future::select;
 use host::Process;
 use lab::Point;
 use prost::Name;
-use store::turn::Turn;
+use store::turn::{RENEW, Turn};
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 use telemetry::trouble::Trouble;
 
@@ -44,7 +44,7 @@ use crate::meters::Meters;
 use crate::{Bus, BusError, Message, Messages, Partition};
 
 /// How often the log is looked at although nobody said that it grew.
-pub const EVERY: Duration = Duration::from_millis(500);
+pub const EVERY: Duration = Duration::from_secs(3);
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);
@@ -186,12 +186,13 @@ impl Relay {
             match stepped {
                 Ok(None) => {
                     unsent_age.set(0.0);
-                    sleep(EVERY).await;
+                    sleep(RENEW).await;
                 }
                 Ok(Some(0)) => {
                     unsent_age.set(0.0);
+                    let wait = if self.ahead().is_some() { KEEP_EVERY } else { EVERY };
                     // Either ends the wait.
-                    let _ = timeout(EVERY, growth.changed()).await;
+                    let _ = timeout(wait, growth.changed()).await;
                     sleep(PAUSE).await;
                 }
                 Ok(Some(_)) => {}
@@ -270,6 +271,11 @@ impl Relay {
         Ok(events)
     }
 
+    /// The cursor, if it is further than its mark.
+    fn ahead(&self) -> Option<Cursor> {
+        self.cursor.filter(|cursor| cursor.published > cursor.marked)
+    }
+
     async fn cursor(&mut self) -> Result<Cursor, ReadError> {
         if let Some(cursor) = self.cursor {
             return Ok(cursor);
@@ -283,10 +289,7 @@ impl Relay {
     /// # Errors
     /// If the store cannot be read or written; the mark is where it was then, or where it was to be.
     pub async fn keep(&mut self) -> Result<(), ReadError> {
-        let Some(Cursor { published, marked, .. }) = self.cursor.filter(|cursor| cursor.published > cursor.marked)
-        else {
-            return Ok(());
-        };
+        let Some(Cursor { published, marked, .. }) = self.ahead() else { return Ok(()) };
         let id = CommitId::from(self.process.ids.next().to_string());
         let marks = vec![MarkMove { name: mark(&self.topic), from: marked, to: published }];
         let commit = Commit { marks, ..Commit::new(id, Meta::default()) };

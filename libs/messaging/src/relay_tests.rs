@@ -522,9 +522,9 @@ async fn a_relay_that_hangs_with_the_lease_does_no_harm_when_it_goes_on() {
     }
 }
 
-/// OX-12: idle, the one that publishes looks at the log twice a second, and the other never.
+/// OX-12: idle, the one that publishes looks at the log every [`EVERY`], and the other never.
 #[tokio::test(start_paused = true)]
-async fn idle_replicas_look_at_the_log_twice_a_second_together() {
+async fn idle_replicas_seldom_look_at_the_log() {
     let replicas = Replicas::new();
     let ((one, _), (two, _)) = (replicas.replica(), replicas.replica());
     let tasks = [one.process.tasks.clone(), two.process.tasks.clone()];
@@ -535,7 +535,7 @@ async fn idle_replicas_look_at_the_log_twice_a_second_together() {
     let before = counted();
     tokio::time::sleep(Duration::from_secs(60)).await;
     let looks = counted() - before;
-    assert!((100..=120).contains(&looks), "{looks} looks in a minute");
+    assert!((15..=20).contains(&looks), "{looks} looks in a minute");
     for tasks in tasks {
         assert!(tasks.drain(Duration::from_secs(1)).await);
     }

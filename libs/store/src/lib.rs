@@ -36,6 +36,8 @@ pub mod memory;
 #[cfg(feature = "infra")]
 pub mod postgres;
 #[cfg(feature = "infra")]
+mod postgres_agenda;
+#[cfg(feature = "infra")]
 mod postgres_batch;
 #[cfg(feature = "infra")]
 mod postgres_schema;
@@ -399,7 +401,8 @@ pub trait Store: Send + Sync + 'static {
     async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError>;
 
     /// Claims up to `limit` due timers, earliest first: in one conditional update each is re-armed to `lease` from now,
-    /// so that one claimer acts on it per lease, and another does if this one dies.
+    /// so that one claimer acts on it per lease, and another does if this one dies. What another process set may be claimed
+    /// some seconds late.
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError>;
 
     /// Takes the lease `name` for `holder` until `length` from now, or renews it; whether `holder` has it. It has not while

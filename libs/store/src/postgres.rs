@@ -25,14 +25,15 @@ use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use sqlx::Row;
 use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::postgres_agenda::Agenda;
 use crate::postgres_schema::Address;
 pub use crate::postgres_schema::{OpenError, Refusal};
-use crate::postgres_sequencer::{Sequencer, listen};
+use crate::postgres_sequencer::{Appended, Sequencer, listen};
 use crate::postgres_writer::{Job, Writer, now};
 use crate::{
     Commit, CommitError, CommitId, Meta, NewEvent, Position, ReadError, Recorded, Snapshot, Store, StreamId, Version,
@@ -59,6 +60,7 @@ pub struct Postgres {
     clock: Option<Arc<dyn Clock>>,
     queue: mpsc::Sender<Job>,
     growth: watch::Sender<()>,
+    agenda: Arc<Agenda>,
     /// They end with the store.
     _tasks: JoinSet<()>,
 }
@@ -76,15 +78,16 @@ impl Postgres {
         // One that was lost answers `Unavailable` once; asking each time whether it is there would cost a round trip.
         let pool = PgPoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE).test_before_acquire(false);
         let pool = pool.connect_lazy_with(address.options.clone());
-        let (growth, appended) = (watch::Sender::new(()), Arc::new(Notify::new()));
+        let (growth, appended) = (watch::Sender::new(()), Arc::new(Appended::default()));
         let id = Ids::random(Arc::new(SystemClock)).next();
         let mut tasks = JoinSet::new();
         tasks.spawn(Sequencer::new(address.clone(), id, appended.clone(), growth.clone()).run());
         tasks.spawn(listen(address.clone(), id, growth.clone()));
         let (queue, jobs) = mpsc::channel(QUEUE);
         let name = address.name.clone();
-        start(Writer::new(address, clock.clone(), appended), jobs);
-        Ok(Postgres { name, pool, clock, queue, growth, _tasks: tasks })
+        let agenda = Arc::new(Agenda::default());
+        start(Writer::new(address, clock.clone(), appended, agenda.clone()), jobs);
+        Ok(Postgres { name, pool, clock, queue, growth, agenda, _tasks: tasks })
     }
 
     fn now(&self) -> Option<i64> {
@@ -128,18 +131,25 @@ const VERSION: &str = "SELECT version FROM streams WHERE name = $1";
 const NAMES: &str = "SELECT name FROM streams
     WHERE version > 0 AND name >= $1 AND name > $2 AND ($3::text IS NULL OR name < $3) ORDER BY name LIMIT $4";
 const REPLY: &str = "SELECT reply FROM commits WHERE id = $1";
+// The time does not change within a statement: otherwise the index on it would be read to its end.
 const CLAIM: &str = concat!(
-    "WITH due AS (
+    "WITH
+    due AS (
         SELECT key, due FROM timers WHERE due <= ",
-    now!(),
-    " ORDER BY due, key LIMIT $3 FOR UPDATE SKIP LOCKED)
-    UPDATE timers SET due = ",
-    now!(),
-    " + $2 FROM due WHERE timers.key = due.key RETURNING due.due, due.key"
+    now!("statement_timestamp()"),
+    " ORDER BY due, key LIMIT $3 FOR UPDATE SKIP LOCKED),
+    claimed AS (
+        UPDATE timers SET due = ",
+    now!("statement_timestamp()"),
+    " + $2 FROM due WHERE timers.key = due.key RETURNING due.due, due.key)
+    SELECT due, key, NULL FROM claimed UNION ALL SELECT (SELECT min(due) FROM timers WHERE due > ",
+    now!("statement_timestamp()"),
+    "), NULL, ",
+    now!("statement_timestamp()")
 );
 const LEASE: &str = concat!(
     "INSERT INTO leases VALUES ($4, $3, ",
-    now!(),
+    now!("statement_timestamp()"),
     " + $2) ON CONFLICT (name)
     DO UPDATE SET holder = excluded.holder, until = excluded.until
     WHERE leases.holder = excluded.holder OR leases.until <= excluded.until - $2"
@@ -251,8 +261,21 @@ impl Store for Postgres {
     }
 
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
-        let claim = sqlx::query_as::<_, (i64, String)>(CLAIM).bind(self.now()).bind(microseconds(lease));
-        let mut claimed = self.read(claim.bind(integer(limit as u64)).fetch_all(&self.pool)).await?;
+        let Some(set) = self.agenda.is_time(self.now().map(Timestamp)) else { return Ok(vec![]) };
+        let claim = sqlx::query_as::<_, (Option<i64>, Option<String>, Option<i64>)>(CLAIM);
+        let claim = claim.bind(self.now()).bind(microseconds(lease)).bind(integer(limit as u64));
+        let (mut claimed, mut seen) = (vec![], None);
+        for (due, key, now) in self.read(claim.fetch_all(&self.pool)).await? {
+            match (key, now) {
+                (Some(key), _) => claimed.push((due, key)),
+                (None, now) => seen = now.map(|now| (Timestamp(now), due.map(Timestamp))),
+            }
+        }
+        // Where as many were found as there may be, there may be more.
+        if let Some((now, next)) = seen.filter(|_| claimed.len() < limit) {
+            let again = (!claimed.is_empty()).then(|| now.after(lease));
+            self.agenda.looked(set, now, next.into_iter().chain(again).min());
+        }
         // They come in the order in which they were re-armed.
         claimed.sort_unstable();
         Ok(claimed.into_iter().map(|(_, key)| key).collect())

@@ -41,6 +41,8 @@ pub(crate) struct Ground {
     pub(crate) known: BTreeMap<CommitId, Vec<u8>>,
     /// By the store's clock.
     pub(crate) now: Timestamp,
+    /// The next position, if it is the batch's turn to give them.
+    pub(crate) next: Option<i64>,
 }
 
 /// Rows to insert into the events, column by column.
@@ -81,9 +83,14 @@ impl<'c> Batch<'c> {
         Batch { ground, ..Batch::default() }
     }
 
+    /// The position of its first event; the others follow.
+    pub(crate) fn first(&self) -> Option<i64> {
+        self.ground.next
+    }
+
     /// Judges the next commit and takes it in, unless it is refused: then it leaves nothing behind.
     pub(crate) fn judge(&mut self, commit: &'c Commit) -> Result<Versions, CommitError> {
-        let Ground { known, marks, heads, now } = &self.ground;
+        let Ground { known, marks, heads, now, .. } = &self.ground;
         if let Some(reply) = known.get(&commit.id) {
             return Err(CommitError::AlreadyHandled(reply.clone()));
         }

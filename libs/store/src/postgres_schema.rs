@@ -176,6 +176,13 @@ impl Address {
         timeout(CONNECT, PgConnection::connect_with(&self.options)).await.map_err(late)?
     }
 
+    /// A connection with a function of its own.
+    pub(crate) async fn connect_with(&self, function: &'static str) -> Result<PgConnection, sqlx::Error> {
+        let mut db = self.connect().await?;
+        db.execute(function).await?;
+        Ok(db)
+    }
+
     /// Makes the database what this program needs.
     pub(crate) async fn prepare(&self) -> Result<(), OpenError> {
         let refused = |error: &sqlx::Error| Refusal::of(error, self.options.get_username());

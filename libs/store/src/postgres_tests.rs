@@ -126,6 +126,32 @@ async fn what_a_process_left_without_positions_is_numbered_by_another() {
     assert_eq!(subject.log(2).await[1].stream, "slow".into());
 }
 
+#[tokio::test]
+async fn a_commit_whose_turn_it_is_can_be_read_at_once() {
+    let Some(subject) = make().await else { return };
+    for n in 0..5 {
+        subject.store.commit(subject.step(&n.to_string(), "s", Exact(3 * n), 3)).await.unwrap();
+        let log = subject.store.read_all(0, 99).await.unwrap();
+        assert!(log.iter().zip(1..).all(|(event, place)| event.position == Some(place)), "{log:?}");
+        assert_eq!(log.len() as u64, 3 * (n + 1));
+    }
+}
+
+// What comes after them in their stream, at least, must come after them in the log.
+#[tokio::test]
+async fn events_that_were_left_without_positions_are_not_overtaken() {
+    let Some(subject) = make().await else { return };
+    subject.store.commit(subject.step("a", "s", NoStream, 1)).await.unwrap();
+    // Nobody tells its sequencer, which has nothing to do.
+    subject.database().run(APPEND).await;
+    subject.store.commit(subject.step("b", "slow", Exact(1), 1)).await.unwrap();
+    let log = subject.log(3).await;
+    assert_eq!(
+        log[1..].iter().map(|event| (&*event.stream.0, event.version)).collect::<Vec<_>>(),
+        [("slow", 1), ("slow", 2)]
+    );
+}
+
 /// Waits until a sequencer waits for its turn.
 async fn somebody_waits(database: &Database) {
     let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
@@ -262,6 +288,37 @@ async fn a_claim_passes_by_what_another_is_claiming() {
     assert_eq!(claim.await.expect("it does not wait").unwrap(), ["b", "c"]);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     assert_eq!(subject.store.claim_due(Duration::from_secs(60), 2).await.unwrap(), ["a"]);
+}
+
+#[tokio::test]
+async fn the_server_is_asked_for_timers_only_when_one_may_be_due() {
+    let Some(database) = Database::make().await else { return };
+    let [store, other] = [(), ()].map(|()| Postgres::open(&database.url, None));
+    let (store, other) = join(store, other).await;
+    let subject = Subject::new(Arc::new(store.unwrap()), HandClock::new(), ());
+    let claim = async || subject.store.claim_due(Duration::from_secs(60), 9).await.unwrap();
+    assert_eq!(claim().await, [""; 0]);
+    let mut operator = database.connect().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE timers").execute(&mut operator).await.unwrap();
+    let unasked = timeout(Duration::from_millis(300), claim()).await;
+    assert_eq!(unasked.expect("whoever asks waits"), [""; 0]);
+    sqlx::raw_sql("ROLLBACK").execute(&mut operator).await.unwrap();
+    let set = |key: &str| {
+        let timers = vec![TimerChange::Set { key: key.into(), due: Timestamp(1) }];
+        Commit { timers, ..subject.steps(key, vec![]) }
+    };
+    subject.store.commit(set("own")).await.unwrap();
+    assert_eq!(claim().await, ["own"], "at once");
+    other.unwrap().commit(set("other's")).await.unwrap();
+    let found = async {
+        loop {
+            match claim().await {
+                found if found.is_empty() => tokio::time::sleep(Duration::from_millis(20)).await,
+                found => return found,
+            }
+        }
+    };
+    assert_eq!(timeout(Duration::from_secs(5), found).await.expect("after a while"), ["other's"]);
 }
 
 #[tokio::test]

@@ -8,30 +8,33 @@
 //! Group commit, as in `sqlite_writer.rs`: whatever waits becomes one transaction, and it never waits for more.
 //!
 //! # Here
-//! The heads of all streams of the batch, and its marks, are made where they are missing and locked in the order of their
-//! names, each by a statement of its own. What is read after that, by the next statement and thus with a fresh snapshot,
-//! stays true until the end: the commits are judged on it (`postgres_batch.rs`) and written with one `unnest` for each table.
+//! A batch takes four round trips: begin, lock and read, write, commit. The heads of all its streams, and its marks, are made
+//! where they are missing and locked in the order of their names. What is read after that stays true until the end: the commits
+//! are judged on it (`postgres_batch.rs`) and written by one statement. If it is nobody else's turn to give positions, the batch
+//! gives them to its own events (`postgres_sequencer.rs`).
 //! Two processes that commit under one id without a common stream meet in the index on ids: the second fails there, once the
 //! first is through, and is tried again, when it is known. A batch that fails is tried again commit by commit.
 //!
 //! # Limits
 //! A connection that is lost at the `COMMIT` leaves the batch in doubt: it answers `Unavailable`, and may still happen until
 //! the server notices. A commit under the same id waits for it, at the locks.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clock::{Clock, Timestamp};
 use lab::Point;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::postgres_agenda::Agenda;
 use crate::postgres_batch::{Batch, Ground, Head, exists};
 use crate::postgres_schema::Address;
+use crate::postgres_sequencer::{Appended, TURN};
 use crate::{Commit, CommitError, CommitId, Version, Versions};
 
 /// Most commits in one transaction.
@@ -41,42 +44,71 @@ const BATCH_BYTES: usize = 16 << 20;
 /// Longest batch; longer than each of its statements may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// The present by the clock in `$1`, or the server's where there is none.
+/// The present by the clock in `$1`, or where there is none by a function of the server's.
 macro_rules! now {
-    () => {
-        "coalesce($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
+    ($function:literal) => {
+        concat!("coalesce($1, (extract(epoch FROM ", $function, ") * 1000000)::bigint)")
     };
 }
 pub(crate) use now;
 
-const MAKE_HEADS: &str = "INSERT INTO streams (name, version, timestamp)
-    SELECT name, 0, $2 FROM unnest($1::text[]) AS names (name) ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING";
-const LOCK_HEADS: &str =
-    "SELECT name, key, version, timestamp FROM streams WHERE name = ANY ($1) ORDER BY name FOR UPDATE";
-const MAKE_MARKS: &str = "INSERT INTO marks
-    SELECT name, 0 FROM unnest($1::text[]) AS names (name) ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING";
-const LOCK_MARKS: &str = "SELECT name, value FROM marks WHERE name = ANY ($1) ORDER BY name FOR UPDATE";
-const KNOWN: &str = concat!(
-    "SELECT NULL, NULL, ",
-    now!(),
-    " UNION ALL SELECT id, CASE WHEN id = ANY ($2) THEN reply END, NULL
-    FROM commits WHERE id = ANY ($3)"
+/// Locks what a batch is judged on, and reads it, in one call. It is made anew on every connection and goes with it, so that
+/// programs of two versions never meet in it. `$1` is the present, if there is a clock of ours; `$2` are streams, `$3` marks, `$4` the
+/// batch's own commits, `$5` others that it names, `$6` is [`TURN`].
+// Danger: each statement of the function sees what was committed before that statement (PostgreSQL says so of VOLATILE), and
+// must: what is read below is newer than whatever the locks above were waited for.
+const GROUND: &str = concat!(
+    "CREATE FUNCTION pg_temp.ground(bigint, text[], text[], text[], text[], bigint)
+    RETURNS TABLE (part text, name text, key bigint, number bigint, moment bigint, reply bytea)
+    LANGUAGE plpgsql VOLATILE AS $$
+    #variable_conflict use_column
+    DECLARE next bigint;
+    BEGIN
+        INSERT INTO streams (name, version, timestamp) SELECT name, 0, -9223372036854775808 FROM unnest($2) AS new (name)
+            WHERE NOT EXISTS (SELECT FROM streams WHERE streams.name = new.name)
+            ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING;
+        RETURN QUERY SELECT 'stream', name, key, version, timestamp, NULL::bytea
+            FROM streams WHERE name = ANY ($2) ORDER BY name FOR UPDATE;
+        INSERT INTO marks SELECT name, 0 FROM unnest($3) AS new (name)
+            WHERE NOT EXISTS (SELECT FROM marks WHERE marks.name = new.name)
+            ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING;
+        RETURN QUERY SELECT 'mark', name, NULL::bigint, value, NULL::bigint, NULL::bytea
+            FROM marks WHERE name = ANY ($3) ORDER BY name FOR UPDATE;
+        RETURN QUERY SELECT 'commit', id, NULL::bigint, NULL::bigint, NULL::bigint, CASE WHEN id = ANY ($4) THEN reply END
+            FROM commits WHERE id = ANY ($4 || $5);
+        IF cardinality($2) > 0 AND pg_try_advisory_xact_lock($6) THEN
+            IF NOT EXISTS (SELECT FROM events WHERE position IS NULL) THEN
+                next := (SELECT coalesce(max(position), 0) + 1 FROM events);
+            END IF;
+        END IF;
+        RETURN QUERY SELECT 'now', NULL, NULL::bigint, next, ",
+    now!("clock_timestamp()"),
+    ", NULL::bytea;
+    END $$"
 );
-const REMEMBER: &str = "INSERT INTO commits SELECT * FROM unnest($1::text[], $2::bytea[])";
+const LOCK_AND_READ: &str = "SELECT * FROM pg_temp.ground($1, $2, $3, $4, $5, $6)";
+/// Writes what has changed. Lists that are empty change nothing.
 // Danger: the order of arrival is that of the positions, so it has to be that of the batch.
-const INSERT: &str = "INSERT INTO events (id, stream, version, type, schema, data, timestamp, correlation_id, causation_id,
-        actor, traceparent)
-    SELECT id, stream, version, type, schema, data::json, timestamp, correlation_id, causation_id, actor, traceparent
-    FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::integer[], $6::text[], $7::bigint[], $8::text[],
-        $9::text[], $10::text[], $11::text[]) WITH ORDINALITY AS rows (id, stream, version, type, schema, data, timestamp,
-        correlation_id, causation_id, actor, traceparent, nth) ORDER BY nth";
-const GROW: &str = "UPDATE streams SET version = grown.version, timestamp = grown.timestamp
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS grown (key, version, timestamp) WHERE streams.key = grown.key";
-const ARM: &str = "INSERT INTO timers SELECT * FROM unnest($1::text[], $2::bigint[])
-    ON CONFLICT (key) DO UPDATE SET due = excluded.due";
-const DISARM: &str = "DELETE FROM timers WHERE key = ANY ($1)";
-const MOVE: &str = "UPDATE marks SET value = moved.value
-    FROM unnest($1::text[], $2::bigint[]) AS moved (name, value) WHERE marks.name = moved.name";
+const WRITE: &str = "WITH
+    remembered AS (INSERT INTO commits SELECT * FROM unnest($1::text[], $2::bytea[])),
+    happened AS (
+        INSERT INTO events (position, id, stream, version, type, schema, data, timestamp, correlation_id, causation_id, actor,
+            traceparent)
+        SELECT $3::bigint + nth - 1, id, stream, version, type, schema, data::json, timestamp, correlation_id, causation_id,
+            actor, traceparent
+        FROM unnest($4::uuid[], $5::bigint[], $6::bigint[], $7::text[], $8::integer[], $9::text[], $10::bigint[], $11::text[],
+            $12::text[], $13::text[], $14::text[]) WITH ORDINALITY AS rows (id, stream, version, type, schema, data, timestamp,
+            correlation_id, causation_id, actor, traceparent, nth) ORDER BY nth),
+    grown AS (
+        UPDATE streams SET version = new.version, timestamp = new.timestamp
+        FROM unnest($15::bigint[], $16::bigint[], $17::bigint[]) AS new (key, version, timestamp) WHERE streams.key = new.key),
+    moved AS (
+        UPDATE marks SET value = new.value
+        FROM unnest($18::text[], $19::bigint[]) AS new (name, value) WHERE marks.name = new.name),
+    armed AS (
+        INSERT INTO timers SELECT * FROM unnest($20::text[], $21::bigint[])
+        ON CONFLICT (key) DO UPDATE SET due = excluded.due)
+    DELETE FROM timers WHERE key = ANY ($22)";
 const TAKEN: &str = "SELECT id FROM events WHERE id = ANY ($1)";
 
 pub(crate) type Answer = Result<Versions, CommitError>;
@@ -95,18 +127,33 @@ enum Broken {
     Lost(String),
 }
 
+/// What a transaction did.
+struct Done {
+    answers: Vec<Answer>,
+    /// If it appended events, whether they have positions.
+    numbered: Option<bool>,
+    /// When the first of the timers that it set is due.
+    due: Option<Timestamp>,
+}
+
 pub(crate) struct Writer {
     address: Address,
     clock: Option<Arc<dyn Clock>>,
     db: Option<PgConnection>,
     lost: bool,
-    appended: Arc<Notify>,
+    appended: Arc<Appended>,
+    agenda: Arc<Agenda>,
 }
 
 impl Writer {
-    /// A writer that tells `appended` of every batch with events.
-    pub(crate) fn new(address: Address, clock: Option<Arc<dyn Clock>>, appended: Arc<Notify>) -> Writer {
-        Writer { address, clock, db: None, lost: false, appended }
+    /// A writer that tells `appended` of every batch with events, and `agenda` of timers that it sets.
+    pub(crate) fn new(
+        address: Address,
+        clock: Option<Arc<dyn Clock>>,
+        appended: Arc<Appended>,
+        agenda: Arc<Agenda>,
+    ) -> Writer {
+        Writer { address, clock, db: None, lost: false, appended, agenda }
     }
 
     /// Works until the queue is closed and empty.
@@ -197,18 +244,23 @@ impl Writer {
         // Danger: what ends early takes the connection with it, which may be in the middle of anything.
         let mut db = match self.db.take() {
             Some(db) => db,
-            None => self.address.connect().await.map_err(|why| Broken::Lost(why.to_string()))?,
+            None => self.address.connect_with(GROUND).await.map_err(|why| Broken::Lost(why.to_string()))?,
         };
         let now = self.clock.as_ref().map(|clock| clock.now().0);
         let late = |_| Broken::Lost(format!("a transaction took more than {} s", LIMIT.as_secs()));
-        let answers = timeout(LIMIT, transaction(&mut db, commits, now)).await.map_err(late)?;
-        if !matches!(answers, Err(Broken::Lost(_))) {
+        let done = timeout(LIMIT, transaction(&mut db, commits, now)).await.map_err(late)?;
+        if !matches!(done, Err(Broken::Lost(_))) {
             self.db = Some(db);
         }
-        let (answers, appended) = answers?;
+        let Done { answers, numbered, due } = done?;
         lab::reached(Point::Committed);
-        if appended {
-            self.appended.notify_one();
+        match numbered {
+            Some(true) => self.appended.numbered.notify_one(),
+            Some(false) => self.appended.pending.notify_one(),
+            None => {}
+        }
+        if let Some(due) = due {
+            self.agenda.set(due);
         }
         Ok(answers)
     }
@@ -236,96 +288,66 @@ impl From<sqlx::Error> for Broken {
     }
 }
 
-/// Answers, and whether anything was appended.
-async fn transaction(
-    db: &mut PgConnection,
-    commits: &[Commit],
-    now: Option<i64>,
-) -> Result<(Vec<Answer>, bool), Broken> {
+async fn transaction(db: &mut PgConnection, commits: &[Commit], now: Option<i64>) -> Result<Done, Broken> {
     let mut transaction = db.begin().await?;
     let ground = ground(&mut transaction, commits, now).await?;
     let mut batch = Batch::on(ground);
     let answers: Vec<Answer> = commits.iter().map(|commit| batch.judge(commit)).collect();
     if batch.replies.is_empty() {
         transaction.rollback().await?;
-        return Ok((answers, false));
+        return Ok(Done { answers, numbered: None, due: None });
     }
     write(&mut transaction, &batch).await?;
     lab::reached(Point::Written);
     // Danger: from here on nobody knows, whatever the error is.
     transaction.commit().await.map_err(|why| Broken::Lost(why.to_string()))?;
-    Ok((answers, !batch.events.ids.is_empty()))
+    let numbered = (!batch.events.ids.is_empty()).then(|| batch.first().is_some());
+    let due = batch.timers.values().flatten().min().map(|due| Timestamp(*due));
+    Ok(Done { answers, numbered, due })
 }
 
 /// Locks what the commits are judged on, and reads it.
 async fn ground(db: &mut PgConnection, commits: &[Commit], now: Option<i64>) -> Result<Ground, sqlx::Error> {
-    let mut ground = Ground::default();
     let streams: BTreeSet<&str> =
         commits.iter().flat_map(|commit| &commit.appends).map(|append| &*append.stream.0).collect();
-    if !streams.is_empty() {
-        let names = Vec::from_iter(streams);
-        sqlx::query(MAKE_HEADS).bind(&names).bind(i64::MIN).execute(&mut *db).await?;
-        let heads = sqlx::query(LOCK_HEADS).bind(&names).fetch_all(&mut *db).await?;
-        ground.heads = heads.iter().map(head).collect::<Result<_, _>>()?;
-    }
     let marks: BTreeSet<&str> =
         commits.iter().flat_map(|commit| &commit.marks).map(|mark| mark.name.as_str()).collect();
-    if !marks.is_empty() {
-        let names = Vec::from_iter(marks);
-        sqlx::query(MAKE_MARKS).bind(&names).execute(&mut *db).await?;
-        let marks = sqlx::query(LOCK_MARKS).bind(&names).fetch_all(&mut *db).await?;
-        let mark = |row: &PgRow| Ok((row.try_get::<&str, _>(0)?.into(), row.try_get::<i64, _>(1)? as u64));
-        ground.marks = marks.iter().map(mark).collect::<Result<_, sqlx::Error>>()?;
-    }
     let own: Vec<&str> = commits.iter().map(|commit| &*commit.id.0).collect();
-    let named = commits.iter().flat_map(|commit| &commit.after).map(|id| &*id.0);
-    let all: Vec<&str> = own.iter().copied().chain(named).collect();
-    // Danger: a statement of its own after the locks, so that its snapshot is newer than whatever they were waited for.
-    for row in sqlx::query(KNOWN).bind(now).bind(&own).bind(&all).fetch_all(db).await? {
-        match row.try_get::<Option<&str>, _>(0)? {
-            Some(id) => {
-                let reply = row.try_get::<Option<Vec<u8>>, _>(1)?.unwrap_or_default();
-                ground.known.insert(CommitId::from(id), reply);
+    let named: Vec<&str> = commits.iter().flat_map(|commit| &commit.after).map(|id| &*id.0).collect();
+    let read = sqlx::query(LOCK_AND_READ).bind(now).bind(Vec::from_iter(streams)).bind(Vec::from_iter(marks));
+    let mut ground = Ground::default();
+    for row in read.bind(own).bind(named).bind(TURN).fetch_all(db).await? {
+        let name = || row.try_get::<&str, _>(1);
+        match row.try_get(0)? {
+            "stream" => {
+                let (version, timestamp) = (row.try_get::<i64, _>(3)? as Version, Timestamp(row.try_get(4)?));
+                ground.heads.insert(name()?.into(), Head { key: row.try_get(2)?, version, timestamp });
             }
-            None => ground.now = Timestamp(row.try_get(2)?),
+            "mark" => _ = ground.marks.insert(name()?.into(), row.try_get::<i64, _>(3)? as u64),
+            "commit" => {
+                let reply = row.try_get::<Option<Vec<u8>>, _>(5)?.unwrap_or_default();
+                ground.known.insert(CommitId::from(name()?), reply);
+            }
+            _ => (ground.next, ground.now) = (row.try_get(3)?, Timestamp(row.try_get(4)?)),
         }
     }
     Ok(ground)
 }
 
-fn head(row: &PgRow) -> Result<(Arc<str>, Head), sqlx::Error> {
-    let name: &str = row.try_get(0)?;
-    let version = row.try_get::<i64, _>(2)? as Version;
-    Ok((name.into(), Head { key: row.try_get(1)?, version, timestamp: Timestamp(row.try_get(3)?) }))
-}
-
 async fn write(db: &mut PgConnection, batch: &Batch<'_>) -> Result<(), sqlx::Error> {
     let (ids, replies): (Vec<&str>, Vec<&[u8]>) = batch.replies.iter().unzip();
-    sqlx::query(REMEMBER).bind(ids).bind(replies).execute(&mut *db).await?;
     let events = &batch.events;
-    if !events.ids.is_empty() {
-        let insert = sqlx::query(INSERT).bind(&events.ids).bind(&events.streams).bind(&events.versions);
-        let insert = insert.bind(&events.kinds).bind(&events.schemas).bind(&events.data).bind(&events.timestamps);
-        let insert = insert.bind(&events.correlation_ids).bind(&events.causation_ids);
-        insert.bind(&events.actors).bind(&events.traceparents).execute(&mut *db).await?;
-        let grown = || batch.grown.values();
-        let keys: Vec<i64> = batch.grown.keys().copied().collect();
-        let versions: Vec<i64> = grown().map(|head| head.version as i64).collect();
-        let timestamps: Vec<i64> = grown().map(|head| head.timestamp.0).collect();
-        sqlx::query(GROW).bind(keys).bind(versions).bind(timestamps).execute(&mut *db).await?;
-    }
-    let set: BTreeMap<&str, i64> = batch.timers.iter().filter_map(|(key, due)| Some((*key, (*due)?))).collect();
-    if !set.is_empty() {
-        let (keys, due): (Vec<&str>, Vec<i64>) = set.into_iter().unzip();
-        sqlx::query(ARM).bind(keys).bind(due).execute(&mut *db).await?;
-    }
+    let keys: Vec<i64> = batch.grown.keys().copied().collect();
+    let versions: Vec<i64> = batch.grown.values().map(|head| head.version as i64).collect();
+    let timestamps: Vec<i64> = batch.grown.values().map(|head| head.timestamp.0).collect();
+    let (marks, values): (Vec<&str>, Vec<i64>) = batch.marks.iter().unzip();
+    let set = batch.timers.iter().filter_map(|(key, due)| Some((*key, (*due)?)));
+    let (armed, due): (Vec<&str>, Vec<i64>) = set.unzip();
     let cleared: Vec<&str> = batch.timers.iter().filter(|(_, due)| due.is_none()).map(|(key, _)| *key).collect();
-    if !cleared.is_empty() {
-        sqlx::query(DISARM).bind(cleared).execute(&mut *db).await?;
-    }
-    if !batch.marks.is_empty() {
-        let (names, values): (Vec<&str>, Vec<i64>) = batch.marks.iter().unzip();
-        sqlx::query(MOVE).bind(names).bind(values).execute(db).await?;
-    }
-    Ok(())
+    let write = sqlx::query(WRITE).bind(ids).bind(replies).bind(batch.first());
+    let write = write.bind(&events.ids).bind(&events.streams).bind(&events.versions).bind(&events.kinds);
+    let write = write.bind(&events.schemas).bind(&events.data).bind(&events.timestamps);
+    let write = write.bind(&events.correlation_ids).bind(&events.causation_ids).bind(&events.actors);
+    let write = write.bind(&events.traceparents).bind(keys).bind(versions).bind(timestamps);
+    write.bind(marks).bind(values).bind(armed).bind(due).bind(cleared).execute(db).await.map(drop)
 }

@@ -24,11 +24,14 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use telemetry::trouble::Trouble;
+use tokio::time::{sleep, timeout};
 
 use crate::{Meta, NewEvent, Position, ReadError, Recorded, Store};
 
 /// How often the log is looked at for events to seal.
 pub const EVERY: Duration = Duration::from_secs(1);
+/// How often the log is looked at although nobody said that it grew.
+const SELDOM: Duration = Duration::from_secs(5);
 /// So many events are read at once.
 const PAGE: usize = 1_000;
 const SEAL_BYTES: usize = 32;
@@ -154,7 +157,10 @@ impl Seals {
 pub async fn run(store: &dyn Store, path: &Path) -> Result<(), SealError> {
     let mut seals = Seals::open(path)?;
     let (mut reached, mut trouble) = (false, Trouble::default());
+    let mut growth = store.growth();
     loop {
+        // Before looking: what is recorded after the look ends the wait.
+        growth.borrow_and_update();
         let sealed = async {
             if !reached {
                 reaches(store, &seals).await?;
@@ -168,13 +174,15 @@ pub async fn run(store: &dyn Store, path: &Path) -> Result<(), SealError> {
                 if trouble.is_over() {
                     tracing::info!("the log is sealed again");
                 }
-                tokio::time::sleep(EVERY).await;
+                sleep(EVERY).await;
+                // Either ends the wait.
+                let _ = timeout(SELDOM, growth.changed()).await;
             }
             Err(SealError::Log(ReadError::Unavailable(why))) => {
                 if trouble.is_news(&why) {
                     tracing::warn!(why, "nothing is sealed for the moment");
                 }
-                tokio::time::sleep(EVERY).await;
+                sleep(EVERY).await;
             }
             Err(why) => return Err(why),
         }
