@@ -13,6 +13,7 @@ mod customers;
 mod databases;
 mod indices;
 mod messages;
+mod older;
 mod proxy;
 mod servers;
 mod service;

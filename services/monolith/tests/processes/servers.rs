@@ -52,6 +52,18 @@ impl Servers {
         self.administer(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)).await;
     }
 
+    /// Copies the database, which nobody may be connected to, to one with this word in its name.
+    pub async fn copy_database(&self, word: &str) {
+        let name = &self.name;
+        self.administer(&format!("CREATE DATABASE {name}_{word} OWNER {name} TEMPLATE {name}")).await;
+    }
+
+    /// Puts such a copy in the place of the database.
+    pub async fn put_back(&self, word: &str) {
+        self.drop_database().await;
+        self.administer(&format!("ALTER DATABASE {0}_{word} RENAME TO {0}", self.name)).await;
+    }
+
     /// What the administrator of Postgres says.
     pub async fn administer(&self, sql: &str) {
         run(&self.admin, sql).await;
