@@ -11,6 +11,7 @@
 #[expect(dead_code, reason = "only its client is used here")]
 mod customers;
 mod databases;
+mod disks;
 mod indices;
 mod messages;
 mod older;

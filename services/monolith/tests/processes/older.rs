@@ -44,7 +44,8 @@ async fn an_older_database_that_was_put_back_is_not_published_from() {
     let mut inventory = Service::start("inventory", &settings);
     let to_inventory = [("JANGTEO_INVENTORY", inventory.address.clone())];
     let mut gateway = Service::start("gateway", &servers.settings(&to_inventory));
-    (inventory.is_ready().await, gateway.is_ready().await);
+    inventory.is_ready().await;
+    gateway.is_ready().await;
     receive(&gateway, 7).await;
     published(&servers, OPENING + 1).await;
     sleep(store::seal::EVERY * 2).await;

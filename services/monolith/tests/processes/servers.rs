@@ -1,4 +1,5 @@
 //! The servers of the environment, and what a test has there for itself.
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -64,6 +65,13 @@ impl Servers {
         self.administer(&format!("ALTER DATABASE {0}_{word} RENAME TO {0}", self.name)).await;
     }
 
+    /// Moves the database to a folder, until it is dropped.
+    pub async fn move_to(&self, folder: &Path) {
+        let (name, folder) = (&self.name, folder.display());
+        self.administer(&format!("CREATE TABLESPACE {name} LOCATION '{folder}'")).await;
+        self.administer(&format!("ALTER DATABASE {name} SET TABLESPACE {name}")).await;
+    }
+
     /// What the administrator of Postgres says.
     pub async fn administer(&self, sql: &str) {
         run(&self.admin, sql).await;
@@ -84,6 +92,12 @@ impl Servers {
     /// One number from the database.
     pub async fn number(&self, sql: &str) -> i64 {
         let mut db = PgConnection::connect(&self.postgres()).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut db).await.unwrap()
+    }
+
+    /// One text, as the administrator is told it.
+    pub async fn text(&self, sql: &str) -> String {
+        let mut db = PgConnection::connect(&self.admin).await.unwrap();
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut db).await.unwrap()
     }
 
@@ -145,6 +159,7 @@ impl Servers {
 
     async fn clear(&self) {
         self.drop_database().await;
+        self.administer(&format!("DROP TABLESPACE IF EXISTS {}", self.name)).await;
         self.administer(&format!("DROP ROLE {}", self.name)).await;
         let prefix = format!("{}-", self.name);
         let looker: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.kafka).create().unwrap();
