@@ -69,11 +69,13 @@ const GROUND: &str = concat!(
             ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING;
         RETURN QUERY SELECT 'stream', name, key, version, timestamp, NULL::bytea
             FROM streams WHERE name = ANY ($2) ORDER BY name FOR UPDATE;
-        INSERT INTO marks SELECT name, 0 FROM unnest($3) AS new (name)
-            WHERE NOT EXISTS (SELECT FROM marks WHERE marks.name = new.name)
-            ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING;
-        RETURN QUERY SELECT 'mark', name, NULL::bigint, value, NULL::bigint, NULL::bytea
-            FROM marks WHERE name = ANY ($3) ORDER BY name FOR UPDATE;
+        IF cardinality($3) > 0 THEN
+            INSERT INTO marks SELECT name, 0 FROM unnest($3) AS new (name)
+                WHERE NOT EXISTS (SELECT FROM marks WHERE marks.name = new.name)
+                ORDER BY name COLLATE \"C\" ON CONFLICT DO NOTHING;
+            RETURN QUERY SELECT 'mark', name, NULL::bigint, value, NULL::bigint, NULL::bytea
+                FROM marks WHERE name = ANY ($3) ORDER BY name FOR UPDATE;
+        END IF;
         RETURN QUERY SELECT 'commit', id, NULL::bigint, NULL::bigint, NULL::bigint, CASE WHEN id = ANY ($4) THEN reply END
             FROM commits WHERE id = ANY ($4 || $5);
         IF cardinality($2) > 0 AND pg_try_advisory_xact_lock($6) THEN

@@ -266,7 +266,8 @@ impl Inventory {
         check::id("order_id", &request.order_id)?;
         let about = About { method: "ReleaseInventory", request, skus: None, order_id: Some(&request.order_id) };
         let decide = |seen: &Seen<'_>| {
-            let released = let_go(seen, &reservation::Command::Release, stock::Command::Release)?;
+            let released =
+                let_go(seen, &reservation::Command::Release, |quantity| stock::Event::StockReleased { quantity })?;
             Ok((released, message::ReleaseInventoryResponse {}))
         };
         self.shelves.change(caller, &about, decide).await
@@ -277,7 +278,9 @@ impl Inventory {
     /// # Errors
     /// `nothing_held`, or UNAVAILABLE.
     pub async fn ship(&self, blank: &Commit, order_id: &str) -> Result<(), Refusal> {
-        let decide = |seen: &Seen<'_>| let_go(seen, &reservation::Command::Ship, stock::Command::Ship);
+        let decide = |seen: &Seen<'_>| {
+            let_go(seen, &reservation::Command::Ship, |quantity| stock::Event::StockShipped { quantity })
+        };
         self.shelves.take_in(blank, order_id, decide).await
     }
 }
@@ -286,14 +289,11 @@ impl Inventory {
 fn let_go(
     seen: &Seen<'_>,
     end: &reservation::Command,
-    of_stock: impl Fn(i64) -> stock::Command,
+    of_stock: impl Fn(i64) -> stock::Event,
 ) -> Result<Change, Refusal> {
     let reservation = seen.reservation.state.decide(end).map_err(refused_order)?;
-    let held = seen.reservation.state.held().iter().enumerate();
-    let stock = held.map(|(n, held)| seen.stock[n].state.decide(&of_stock(held.quantity))).collect::<Result<_, _>>();
-    // What is held was counted as reserved in the same commit; anything else is a bug.
-    let broken = |why| Refusal::new(Code::Internal, "internal", format!("stock does not hold it: {why:?}"));
-    Ok(Change { stock: stock.map_err(broken)?, reservation, products: vec![] })
+    let stock = seen.reservation.state.held().iter().map(|held| vec![of_stock(held.quantity)]).collect();
+    Ok(Change { stock, reservation, products: vec![] })
 }
 
 fn shown(sku: &str, product: &Folded<Product>, stock: &Stock) -> message::Product {

@@ -3,6 +3,9 @@
 //! Stock of a popular product is wanted by everybody at once, so states are chained (see [`store::hot`]): under one lock a
 //! change is decided on the newest states handed over and takes its place in the store's queue.
 //!
+//! What gives goods back, or lets them leave, rests on the reservation alone: whatever the stock is, it holds them. So it asserts
+//! no version of the stock, and comes through however busy other replicas are with the same product.
+//!
 //! Danger: another replica's commits do not show in what is held. A change learns of them by a conflict, for even what it refuses
 //! is committed with the versions that it rests on; whoever only looks compares versions with the store now and then.
 use std::collections::BTreeMap;
@@ -20,7 +23,7 @@ use prometheus::Counter;
 use prost::Message;
 use store::folded::{self, Folded, UNAVAILABLE_TRIES, UNAVAILABLE_WAIT, unreadable};
 use store::hot::{self, Generation, Hot};
-use store::{Append, Commit, CommitError, CommitId, ReadError, Store, StreamId, Versions};
+use store::{Append, Commit, CommitError, CommitId, Expected, ReadError, Store, StreamId, Version, Versions};
 use tokio::time::Instant;
 
 use crate::product::{self, Product};
@@ -31,6 +34,8 @@ use crate::window::{Window, Written};
 /// At most so many products are held in memory.
 const PRODUCTS: usize = 20_000;
 const TRIES: u32 = 32;
+/// As many states are loaded at once; two of one product never are.
+const LOADING: usize = 64;
 /// For so long what is held is shown without asking whether another replica is ahead.
 pub(crate) const TRUSTED: Duration = Duration::from_millis(250);
 
@@ -40,6 +45,8 @@ pub(crate) struct Shelves {
     process: Process,
     store: Arc<dyn Store>,
     held: Arc<Mutex<Held>>,
+    /// Who loads a product has its lock, for everybody loses it at once, to another replica: the others wait for what is loaded.
+    loading: Arc<[tokio::sync::Mutex<()>; LOADING]>,
     window: Option<Window>,
     conflicts: Counter,
 }
@@ -51,7 +58,7 @@ struct Held {
     compared: BTreeMap<String, Instant>,
 }
 
-/// What a change is decided on; products and stock in the order of the SKUs asked for.
+/// What a change is decided on; products and stock in the order of the SKUs asked for, and none where none were.
 pub(crate) struct Seen<'a> {
     pub(crate) products: Vec<&'a Folded<Product>>,
     pub(crate) stock: Vec<&'a Folded<Stock>>,
@@ -77,6 +84,8 @@ struct HandedOver<R> {
     based_on: Vec<Base>,
     /// What it makes of products and stock, for the window.
     written: Vec<Written>,
+    /// Which version an append to stock leads to where it asserts none, as far as was seen; by its place in the commit.
+    assumed: Vec<(usize, Version)>,
     id: CommitId,
 }
 
@@ -93,7 +102,7 @@ pub(crate) struct About<'a, Q> {
     /// The request, for its fingerprint.
     pub(crate) request: &'a Q,
     /// The SKUs whose products and stock are looked at, in order, all asserted to be unchanged until the commit; `None` for
-    /// those that the order's reservation holds.
+    /// a change of the stock that the order's reservation holds, whatever that stock is.
     pub(crate) skus: Option<&'a [String]>,
     /// The order whose reservation is looked at, if any.
     pub(crate) order_id: Option<&'a str>,
@@ -111,6 +120,7 @@ impl Shelves {
                 stock: Hot::new(PRODUCTS),
                 compared: BTreeMap::new(),
             })),
+            loading: Arc::new(std::array::from_fn(|_| tokio::sync::Mutex::default())),
             conflicts: process.metrics.counter("inventory_conflicts_total", help),
         }
     }
@@ -165,11 +175,20 @@ impl Shelves {
 
     async fn fetch(&self, sku: &str, hold_absent: bool) -> Result<(Folded<Product>, Folded<Stock>), ReadError> {
         let (product, stock) = streams(sku);
+        let held = || {
+            let held = self.lock();
+            Some((held.products.get(&product)?.clone(), held.stock.get(&stock)?.clone()))
+        };
+        if let Some(held) = held() {
+            return Ok(held);
+        }
+        let place = sku.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % LOADING;
+        let _loading = self.loading[place].lock().await;
+        if let Some(held) = held() {
+            return Ok(held);
+        }
         let generations = {
             let held = self.lock();
-            if let (Some(product), Some(stock)) = (held.products.get(&product), held.stock.get(&stock)) {
-                return Ok((product.clone(), stock.clone()));
-            }
             (held.products.generation(&product), held.stock.generation(&stock))
         };
         let store = self.store.as_ref();
@@ -228,7 +247,7 @@ impl Shelves {
     ) -> Result<R, Refusal> {
         // Where SKUs are named, the order has mostly reserved nothing yet; a wrong guess is a conflict.
         let (mut guess, mut unanswered) = (about.skus.is_some(), 0);
-        for _ in 0..TRIES {
+        for tried in 0..TRIES {
             let reservation = match about.order_id {
                 Some(order_id) if !guess => self.reservation(order_id).await.map_err(unavailable)?,
                 _ => Folded::default(),
@@ -236,17 +255,26 @@ impl Shelves {
             guess = false;
             let held = || reservation.state.held().iter().map(|held| held.sku.clone()).collect();
             let skus: Vec<String> = about.skus.map_or_else(held, <[String]>::to_vec);
-            for sku in &skus {
-                self.fetch(sku, true).await.map_err(unavailable)?;
+            if about.skus.is_some() {
+                for sku in &skus {
+                    self.fetch(sku, true).await.map_err(unavailable)?;
+                }
             }
-            let Some(handed_over) = self.hand_over(about, &skus, &reservation, blank.clone(), print, &decide) else {
+            let first = tried == 0;
+            let Some(handed_over) = self.hand_over(about, &skus, &reservation, (blank.clone(), print, first), &decide)
+            else {
                 continue;
             };
             match handed_over.committed.await {
-                Ok(_) => {
-                    self.confirm(&handed_over.based_on, &handed_over.id);
-                    if let Some(window) = &self.window {
-                        window.wrote(&self.process.tasks, handed_over.written);
+                Ok(versions) => {
+                    let as_seen = handed_over.assumed.iter().all(|(place, version)| versions[*place] == *version);
+                    if as_seen {
+                        self.confirm(&handed_over.based_on, &handed_over.id);
+                        if let Some(window) = &self.window {
+                            window.wrote(&self.process.tasks, handed_over.written);
+                        }
+                    } else {
+                        self.forget(&handed_over.based_on);
                     }
                     self.keep_snapshots(&handed_over.snapshots).await;
                     return handed_over.outcome;
@@ -271,21 +299,27 @@ impl Shelves {
         Err(Refusal::unavailable(format!("stock changed {TRIES} times while it was being changed")))
     }
 
-    /// Decides and takes the place in the queue, under one lock; `None` if a state is not held any more.
+    /// Decides and takes the place in the queue, under one lock; `None` if a state that is needed is not held any more.
     fn hand_over<Q: Message, R: Message + Default>(
         &self,
         about: &About<'_, Q>,
         skus: &[String],
         reservation: &Folded<Reservation>,
-        mut commit: Commit,
-        print: Option<[u8; 16]>,
+        (mut commit, print, first): (Commit, Option<[u8; 16]>, bool),
         decide: &(impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync),
     ) -> Option<HandedOver<R>> {
         let mut held = self.lock();
         let streams: Vec<_> = skus.iter().map(|sku| streams(sku)).collect();
-        let products = streams.iter().map(|(product, _)| held.products.get(product)).collect::<Option<Vec<_>>>()?;
-        let stock = streams.iter().map(|(_, stock)| held.stock.get(stock)).collect::<Option<Vec<_>>>()?;
-        let seen = Seen { products, stock, reservation };
+        let products = streams.iter().map(|(product, _)| held.products.get(product)).collect::<Option<Vec<_>>>();
+        let stock = streams.iter().map(|(_, stock)| held.stock.get(stock)).collect::<Option<Vec<_>>>();
+        let all_held = products.is_some() && stock.is_some();
+        let seen = match about.skus {
+            Some(_) => Seen { products: products?, stock: stock?, reservation },
+            None => Seen { products: vec![], stock: vec![], reservation },
+        };
+        // What asserts no version of the stock takes a place in the chain as well, to move on what is held; but not again once
+        // the chain broke, for it has to come through.
+        let chained = about.skus.is_some() || (first && all_held);
         let (change, reply, outcome) = match decide(&seen) {
             Ok((change, reply)) => (change, Ok(reply.encode_to_vec()), Ok(reply)),
             Err(refusal) => (Change::default(), Err(refusal.clone()), Err(refusal)),
@@ -298,18 +332,22 @@ impl Shelves {
             None if outcome.is_err() => commit = Commit::new(self.process.ids.next().to_string().into(), commit.meta),
             None => {}
         }
-        commit.appends.extend(self.appends(about, &seen, &streams, &change));
-        let (mut snapshots, mut written, mut based_on) = (vec![], vec![], Vec::with_capacity(streams.len()));
+        self.append(&mut commit, about, &seen, &streams, &change);
+        let (mut snapshots, mut written, mut assumed) = (vec![], vec![], vec![]);
+        let mut based_on = Vec::with_capacity(streams.len());
+        let of_stock = commit.appends.len() - streams.len();
         for (n, (product, stock)) in streams.into_iter().enumerate() {
             let sold = change.stock.get(n).map_or(&[][..], Vec::as_slice);
-            if held.stock.get(&stock).is_some_and(|before| hot::crosses(before.version, sold.len())) {
-                snapshots.push(stock.clone());
+            if chained {
+                if held.stock.get(&stock).is_some_and(|before| hot::crosses(before.version, sold.len())) {
+                    snapshots.push(stock.clone());
+                }
+                let rest_on = [held.products.rests_on(&product), held.stock.rests_on(&stock)];
+                commit.after.extend(rest_on.into_iter().flatten().cloned());
+                held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice), &commit.id);
+                held.stock.advance(&stock, sold, &commit.id);
             }
-            let rest_on = [held.products.rests_on(&product), held.stock.rests_on(&stock)];
-            commit.after.extend(rest_on.into_iter().flatten().cloned());
-            held.products.advance(&product, change.products.get(n).map_or(&[], Vec::as_slice), &commit.id);
-            held.stock.advance(&stock, sold, &commit.id);
-            if self.window.is_some() {
+            if chained && self.window.is_some() {
                 let changed = change.products.get(n).is_some_and(|events| !events.is_empty());
                 written
                     .extend(held.products.get(&product).filter(|_| changed).map(|after| Written::of(&product, after)));
@@ -317,38 +355,45 @@ impl Shelves {
                     held.stock.get(&stock).filter(|_| !sold.is_empty()).map(|after| Written::of(&stock, after)),
                 );
             }
+            if about.skus.is_none() {
+                // Where it is not chained, no version is that one.
+                let after = held.stock.get(&stock).filter(|_| chained).map_or(0, |after| after.version);
+                assumed.push((of_stock + n, after));
+            }
             let generations = (held.products.generation(&product), held.stock.generation(&stock));
             based_on.push(Base { product: (product, generations.0), stock: (stock, generations.1) });
         }
         // Danger: under the same lock as the decision. Otherwise two that decided on one state swap places in the queue.
         let id = commit.id.clone();
-        Some(HandedOver { outcome, committed: self.store.commit(commit), snapshots, based_on, written, id })
+        let committed = self.store.commit(commit);
+        Some(HandedOver { outcome, committed, snapshots, based_on, written, assumed, id })
     }
 
-    fn appends<Q>(
+    /// Adds to a commit what a change appends; to each stock last.
+    fn append<Q>(
         &self,
+        commit: &mut Commit,
         about: &About<'_, Q>,
         seen: &Seen<'_>,
         streams: &[(StreamId, StreamId)],
         change: &Change,
-    ) -> Vec<Append> {
+    ) {
         let ids = &self.process.ids;
-        let mut appends = Vec::with_capacity(2 * streams.len() + 1);
         if let Some(order_id) = about.order_id {
-            appends.push(folded::append(
-                &reservation_stream(order_id),
-                seen.reservation.version,
-                &change.reservation,
-                ids,
-            ));
+            let stream = reservation_stream(order_id);
+            commit.appends.push(folded::append(&stream, seen.reservation.version, &change.reservation, ids));
         }
-        for (n, (product, stock)) in streams.iter().enumerate() {
+        for ((n, (product, _)), seen) in streams.iter().enumerate().zip(&seen.products) {
             let events = change.products.get(n).map_or(&[][..], Vec::as_slice);
-            appends.push(folded::append(product, seen.products[n].version, events, ids));
-            let events = change.stock.get(n).map_or(&[][..], Vec::as_slice);
-            appends.push(folded::append(stock, seen.stock[n].version, events, ids));
+            commit.appends.push(folded::append(product, seen.version, events, ids));
         }
-        appends
+        for (n, (_, stock)) in streams.iter().enumerate() {
+            let events = change.stock.get(n).map_or(&[][..], Vec::as_slice);
+            let seen = seen.stock.get(n);
+            let append = folded::append(stock, seen.map_or(0, |seen| seen.version), events, ids);
+            let expected = if seen.is_some() { append.expected } else { Expected::Any };
+            commit.appends.push(Append { expected, ..append });
+        }
     }
 
     /// A busy product's stock has a long stream; a snapshot keeps a restart from reading all of it.

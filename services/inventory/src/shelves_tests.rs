@@ -100,6 +100,36 @@ impl Wrapping for Watch {
     }
 }
 
+/// A store to which somebody else has always just committed.
+struct Overtaken {
+    inner: Arc<dyn Store>,
+    /// Appends to the stock of the product, some of it.
+    other: Mutex<Option<Inventory>>,
+    commits: AtomicU64,
+}
+
+struct Overtaking(Arc<Overtaken>, Caller);
+
+#[async_trait]
+impl Wrapping for Overtaking {
+    fn inner(&self) -> &dyn Store {
+        self.0.inner.as_ref()
+    }
+
+    fn commit(&self, commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>> {
+        let number = self.0.commits.fetch_add(1, Ordering::SeqCst);
+        let (inner, caller) = (self.0.inner.clone(), self.1.under(format!("faster-{number}")));
+        let other = self.0.other.lock().unwrap().clone();
+        Box::pin(async move {
+            if let Some(other) = other {
+                let receipt = message::ReceiveStockRequest { sku: TEA.into(), quantity: 1 };
+                other.receive(&caller, &receipt).await.unwrap();
+            }
+            inner.commit(commit).await
+        })
+    }
+}
+
 struct World {
     store: Arc<dyn Store>,
     process: Process,
@@ -213,6 +243,54 @@ async fn a_chain_whose_beginning_was_overtaken_is_decided_anew() {
     orders.await;
     tokio::time::advance(super::TRUSTED).await;
     assert_eq!(two.get(TEA).await.unwrap().available, 1);
+}
+
+/// However busy another replica is with a product, what leaves comes through, and what is ordered has to wait.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_always_overtaken_gives_back_and_sends_all_the_same() {
+    let mut world = World::new();
+    let busy = world.replica();
+    world.open(&busy).await;
+    world.reserve(&busy, ONE, 2).await.unwrap();
+    world.reserve(&busy, TWO, 2).await.unwrap();
+    let overtaken =
+        Arc::new(Overtaken { inner: world.store.clone(), other: Mutex::default(), commits: AtomicU64::new(0) });
+    world.store = Arc::new(Wrapped(Overtaking(overtaken.clone(), world.caller(""))));
+    let slow = world.replica();
+    assert_eq!(slow.get(TEA).await.unwrap().available, 1);
+    *overtaken.other.lock().unwrap() = Some(busy.clone());
+    assert_eq!(world.reserve(&slow, THREE, 1).await.unwrap_err().code, tonic::Code::Unavailable, "at each try");
+    let before = overtaken.commits.load(Ordering::SeqCst);
+    let release = message::ReleaseInventoryRequest { order_id: ONE.into() };
+    slow.release(&world.caller("release"), &release).await.unwrap();
+    slow.ship(&Commit::new("shipped".into(), Meta::default()), TWO).await.unwrap();
+    assert_eq!(overtaken.commits.load(Ordering::SeqCst), before + 2, "at the first try");
+    *overtaken.other.lock().unwrap() = None;
+    tokio::time::advance(super::TRUSTED).await;
+    // Five and what was received at each of those commits, less two that left.
+    let received = 5 + before as i64 + 2;
+    assert_eq!(slow.get(TEA).await.unwrap().available, received - 2);
+    assert_eq!(busy.get(TEA).await.unwrap().available, received - 2);
+    world.reserve(&slow, THREE, received - 2).await.unwrap();
+}
+
+/// Where many meet a conflict, the state is loaded once.
+#[tokio::test(start_paused = true)]
+async fn what_many_need_is_loaded_once() {
+    const MANY: u64 = 40;
+    let mut world = World::new();
+    let watched = world.watched();
+    let (one, two) = (world.replica(), world.replica());
+    world.open(&one).await;
+    let receipt = message::ReceiveStockRequest { sku: TEA.into(), quantity: 1_000 };
+    assert_eq!(two.get(TEA).await.unwrap().available, 5);
+    one.receive(&world.caller("more"), &receipt).await.unwrap();
+    let before = watched.asked.load(Ordering::SeqCst);
+    let orders: Vec<_> = (0..MANY).map(|n| format!("0190b8f1-2c3d-7e4f-8a9b-{n:012}")).collect();
+    futures::future::try_join_all(orders.iter().map(|order| world.reserve(&two, order, 1))).await.unwrap();
+    // Each asks for its reply and its reservation, before and after a call; the state takes three calls.
+    let asked = watched.asked.load(Ordering::SeqCst) - before;
+    assert!(asked < 5 * MANY, "{asked}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,17 +12,13 @@ pub const MAX_RECEIVED: i64 = 1_000_000_000_000;
 pub enum Command {
     /// Book goods that arrived.
     Receive(i64),
-    /// Set pieces aside.
+    /// Set pieces aside. Whether they are given back or leave, the reservation decides that they are set aside for.
     Reserve(i64),
-    /// Give pieces set aside back.
-    Release(i64),
-    /// Take pieces set aside off the books: they have left.
-    Ship(i64),
 }
 
 /// What happened to stock. Quantities are pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the commands")]
+#[expect(missing_docs, reason = "the fields are pieces")]
 pub enum Event {
     /// Goods arrived.
     StockReceived { quantity: i64 },
@@ -44,8 +40,6 @@ pub enum Rejection {
     },
     /// More than a store can hold.
     TooMuch,
-    /// More would be given back, or leave, than is set aside.
-    NotReserved,
 }
 
 /// The totals of one product, in pieces.
@@ -81,11 +75,6 @@ impl Decider for Stock {
                 Err(Rejection::OutOfStock { available: self.available() })
             }
             Command::Reserve(quantity) => Ok(vec![Event::StockReserved { quantity }]),
-            Command::Release(quantity) | Command::Ship(quantity) if quantity > self.reserved => {
-                Err(Rejection::NotReserved)
-            }
-            Command::Release(quantity) => Ok(vec![Event::StockReleased { quantity }]),
-            Command::Ship(quantity) => Ok(vec![Event::StockShipped { quantity }]),
         }
     }
 
@@ -119,20 +108,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_back_can_be_ordered_again() {
+    fn what_is_given_back_can_be_ordered_again_and_what_left_can_not() {
         let released = Event::StockReleased { quantity: 3 };
-        let stock = given::<Stock>([FIVE, THREE_HELD]).when(Command::Release(3)).then([released]);
-        assert_eq!(stock.available(), 5);
-        given::<Stock>([FIVE, THREE_HELD]).when(Command::Release(4)).then_rejected(&Rejection::NotReserved);
-    }
-
-    #[test]
-    fn what_left_is_off_the_books_for_good() {
+        given::<Stock>([FIVE, THREE_HELD, released])
+            .when(Command::Reserve(5))
+            .then([Event::StockReserved { quantity: 5 }]);
         let shipped = Event::StockShipped { quantity: 3 };
-        let stock = given::<Stock>([FIVE, THREE_HELD]).when(Command::Ship(3)).then([shipped]);
-        assert_eq!((stock.available(), stock.reserved), (2, 0));
-        given::<Stock>([FIVE, THREE_HELD, shipped]).when(Command::Release(1)).then_rejected(&Rejection::NotReserved);
-        given::<Stock>([FIVE]).when(Command::Ship(1)).then_rejected(&Rejection::NotReserved);
+        given::<Stock>([FIVE, THREE_HELD, shipped])
+            .when(Command::Reserve(3))
+            .then_rejected(&Rejection::OutOfStock { available: 2 });
     }
 
     #[test]
