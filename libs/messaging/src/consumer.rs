@@ -223,21 +223,11 @@ impl Consumer {
         self.0.process.tasks.spawn_until_stop(async move { consumer.run().await });
         let inner = self.0.clone();
         self.0.process.tasks.spawn_until_stop(async move {
-            let mut trouble = Trouble::default();
             loop {
                 for topic in inner.topics {
-                    match inner.bus.lag(inner.group, topic).await {
-                        Ok(lag) => {
-                            inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag as f64);
-                            if trouble.is_over() {
-                                tracing::info!(consumer = inner.group, "it is known again how far the consumer is");
-                            }
-                        }
-                        // The last figure stands. The first to say that a bus has gone away while nothing was to be heard.
-                        Err(why @ BusError::Unavailable(_)) if trouble.is_news("away") => {
-                            tracing::warn!(consumer = inner.group, %why, "it is not known how far the consumer is");
-                        }
-                        Err(_) => {}
+                    // Where it cannot be measured, the last figure stands.
+                    if let Ok(lag) = inner.bus.lag(inner.group, topic).await {
+                        inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag as f64);
                     }
                 }
                 sleep(MEASURE_EVERY).await;

@@ -75,6 +75,14 @@ impl Kafka {
         let (looks, publisher) = (Arc::new(Looks::new(cluster.clone())), Publisher::new(cluster.clone()));
         Ok(Kafka { cluster, replicas: *replicas, looks, publisher, members: Mutex::default() })
     }
+
+    /// Asks whether a broker answers.
+    ///
+    /// # Errors
+    /// UNAVAILABLE, and why it does not.
+    pub async fn answers(&self) -> Result<(), BusError> {
+        self.looks.answers().await
+    }
 }
 
 impl Drop for Kafka {

@@ -21,6 +21,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::metadata::Metadata;
 use rdkafka::{Offset as At, TopicPartitionList};
 use tokio::time::Instant;
 
@@ -64,6 +65,12 @@ impl Looks {
         self.cluster.check_topic(topic)?;
         let (looks, name) = (self.clone(), topic.to_owned());
         blocking(move || looks.find_now(&name)).await
+    }
+
+    /// Asks whether a broker answers.
+    pub(crate) async fn answers(self: &Arc<Self>) -> Result<(), BusError> {
+        let looks = self.clone();
+        blocking(move || looks.metadata(None, "its topics").map(|_| ())).await
     }
 
     /// What was known of a topic is in doubt: something failed that rests on it.
@@ -115,12 +122,20 @@ impl Looks {
         self.cluster.unavailable(what, &why, looker.context())
     }
 
-    fn find_now(&self, topic: &str) -> Result<Option<Partition>, BusError> {
+    fn metadata(&self, topic: Option<&str>, what: &str) -> Result<(Arc<Looker>, Metadata), BusError> {
         let looker = self.looker(NOBODY)?;
-        let failed = |why: &dyn Display| self.unavailable(&looker, &format!("topic {topic}"), why);
-        let metadata = looker.fetch_metadata(Some(&self.cluster.there(topic)), PATIENCE);
-        let silent = |why| failed(&format_args!("{why}; no broker answers there, or only one that expects TLS"));
-        let metadata = metadata.map_err(silent)?;
+        let silent = |why| {
+            let why = format_args!("{why}; no broker answers there, or only one that expects TLS");
+            self.unavailable(&looker, what, &why)
+        };
+        let metadata = looker.fetch_metadata(topic, PATIENCE).map_err(silent)?;
+        Ok((looker, metadata))
+    }
+
+    fn find_now(&self, topic: &str) -> Result<Option<Partition>, BusError> {
+        let what = format!("topic {topic}");
+        let (looker, metadata) = self.metadata(Some(&self.cluster.there(topic)), &what)?;
+        let failed = |why: &dyn Display| self.unavailable(&looker, &what, why);
         let Some(found) = metadata.topics().first() else { return Ok(None) };
         match found.error().map(RDKafkaErrorCode::from) {
             None if found.partitions().iter().all(|partition| partition.leader() >= 0) => {

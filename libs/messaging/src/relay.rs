@@ -14,8 +14,8 @@
 //! every page: what was published since is published again after a kill, and whoever listens finds the versions familiar. A page that cannot be published is tried again from its first message, so that a partition only ever
 //! receives prefixes, and the order of a key is that of its stream. An event that is nobody else's business travels as an
 //! empty envelope, so that versions stay dense. Before its first page it reads back what was published last, and refuses a log
-//! that lacks it ([`Relay::check`]).
-//!
+//! that lacks it ([`Relay::check`]). It stops before an event that it cannot read. Both it says once and tries again, slowly: what a
+//! person has repaired needs no restart.
 //!
 //! Of several replicas the one publishes that has the lease `relay-<topic>` ([`Turn`]); who loses it begins at the mark when it
 //! has it again.
@@ -52,6 +52,8 @@ pub const PAUSE: Duration = Duration::from_millis(5);
 pub const KEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long is waited after a failure.
 pub const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// How long is waited where a person has to do something; the lease is longer.
+const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 /// Into how many partitions a topic is made: as many consumers of a group can share the work.
 const PARTITIONS: Partition = 6;
 /// At most so many events are published at once.
@@ -194,7 +196,7 @@ impl Relay {
                     sleep(PAUSE).await;
                 }
                 Ok(Some(_)) => {}
-                Err(RelayError::Older(_)) => return,
+                Err(RelayError::Older(_) | RelayError::Log(ReadError::Corrupt(_))) => sleep(AFTER_REFUSAL).await,
                 Err(_) => sleep(AFTER_FAILURE).await,
             }
         }
@@ -211,9 +213,12 @@ impl Relay {
             return;
         };
         health.missing(&part, why.to_string());
-        if let RelayError::Older(_) = why {
-            tracing::error!(topic = self.topic, %why, "the relay stops");
-        } else if trouble.is_news(&why.to_string()) {
+        if !trouble.is_news(&why.to_string()) {
+            return;
+        }
+        if let RelayError::Older(_) | RelayError::Log(ReadError::Corrupt(_)) = why {
+            tracing::error!(topic = self.topic, %why, "nothing is published until this is repaired");
+        } else {
             tracing::warn!(topic = self.topic, %why, "nothing is published; the relay tries again");
         }
     }
@@ -235,18 +240,25 @@ impl Relay {
         Ok(())
     }
 
-    /// Publishes one page and moves the cursor; how many events it was.
+    /// Publishes one page, or what of it comes before an event that cannot be read, and moves the cursor; how many events it was.
     ///
     /// # Errors
     /// As [`RelayError`]; nothing was skipped then.
     pub async fn step(&mut self) -> Result<usize, RelayError> {
         let cursor = self.cursor().await?;
         let page = self.store.read_all(cursor.reached, PAGE).await?;
-        let Some(end) = page.last().and_then(|last| last.position) else { return Ok(0) };
-        let age = self.process.clock.now().since(page[0].timestamp);
+        let Some(oldest) = page.first() else { return Ok(0) };
+        let age = self.process.clock.now().since(oldest.timestamp);
         self.meters.unsent_age.with_label_values(&[&self.topic]).set(age.as_secs_f64());
-        let messages =
-            page.iter().filter_map(|event| self.message(event).transpose()).collect::<Result<Vec<_>, _>>()?;
+        let (mut events, mut end, mut messages) = (0, cursor.reached, vec![]);
+        for event in &page {
+            match self.message(event) {
+                Ok(message) => messages.extend(message),
+                Err(why) if events == 0 => return Err(why.into()),
+                Err(_) => break,
+            }
+            (events, end) = (events + 1, event.position.unwrap_or(end));
+        }
         let (count, mut cursor) = (messages.len(), Cursor { reached: end, ..cursor });
         if count > 0 {
             self.bus.publish(&self.topic, messages).await?;
@@ -256,7 +268,7 @@ impl Relay {
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.
         self.cursor = Some(cursor);
         self.meters.published.with_label_values(&[&self.topic]).inc_by(count as f64);
-        Ok(page.len())
+        Ok(events)
     }
 
     /// The cursor, if it is further than its mark.

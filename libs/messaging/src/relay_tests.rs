@@ -305,6 +305,34 @@ async fn a_log_that_lacks_what_was_published_is_refused() {
     }
 }
 
+/// What cannot be read holds up what follows it, and nothing before it; once it can be read the same relay goes on.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_read_is_waited_for() {
+    static REPAIRED: AtomicBool = AtomicBool::new(false);
+    fn stumbling(recorded: &Recorded) -> Result<Public, ReadError> {
+        match recorded.event.data.as_str() {
+            r#"{"n":101}"# if !REPAIRED.load(Ordering::SeqCst) => Err(ReadError::Corrupt("n is 101".into())),
+            _ => publicity(recorded),
+        }
+    }
+    let clock = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
+    let ids = Arc::new(Ids::random(clock.clone()));
+    let (store, bus) = (Arc::new(Memory::new(clock.clone())), Arc::new(Recorder::default()));
+    log(store.as_ref(), &ids).await;
+    let process = Process::new(clock, ids);
+    let messages = Messages::new(&process, bus.clone());
+    Relay::new(&process, store.clone(), &messages, "order", stumbling).start();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bus.kept().len(), 80, "what was recorded before it, and nothing else");
+    assert!(process.health.unready()["order relay"].contains("n is 101"));
+    REPAIRED.store(true, Ordering::SeqCst);
+    tokio::time::sleep(AFTER_REFUSAL + Duration::from_secs(2)).await;
+    everything_once(&bus.kept());
+    assert_eq!(bus.kept().len(), ALL, "nothing twice");
+    assert!(process.health.unready().is_empty());
+    assert!(process.tasks.drain(Duration::from_secs(1)).await);
+}
+
 /// OX-12: an idle relay looks twice a second, and publishes at once when the log grows.
 #[tokio::test(start_paused = true)]
 async fn an_idle_relay_is_woken_by_the_log() {

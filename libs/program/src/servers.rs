@@ -27,8 +27,8 @@ use host::Process;
 use host::health::Health;
 use host::replicas;
 use host::transport::Transport;
+use messaging::Messages;
 use messaging::kafka::{self, Kafka};
-use messaging::{Bus, Messages};
 use search::Index;
 use search::elastic::Elastic;
 use search::fts::Fts;
@@ -39,8 +39,11 @@ use telemetry::trouble::Trouble;
 
 /// How often a database is asked for that is not there.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often it is looked whether a database can be read.
+/// How often it is looked whether a server answers.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Under which name it is said whether the brokers answer.
+const KAFKA: &str = "Kafka";
 
 /// Settings of a process with one service.
 #[derive(Args, Clone, Debug)]
@@ -96,16 +99,21 @@ impl Servers {
         Ok(store)
     }
 
-    /// What carries messages.
+    /// What carries messages; whether the brokers answer is said in the process's health.
     ///
     /// # Errors
     /// If the brokers' addresses are malformed.
     pub fn messages(&self, process: &Process) -> anyhow::Result<Messages> {
         let settings =
             kafka::Settings { servers: self.kafka.clone(), prefix: self.prefix.clone(), replicas: self.kafka_replicas };
-        let bus: Arc<dyn Bus> =
-            Arc::new(Kafka::new(&settings).context("JANGTEO_KAFKA, JANGTEO_KAFKA_REPLICAS or JANGTEO_PREFIX")?);
-        let messages = Messages::new(process, bus);
+        let kafka = Kafka::new(&settings).context("JANGTEO_KAFKA, JANGTEO_KAFKA_REPLICAS or JANGTEO_PREFIX")?;
+        let bus = Arc::new(kafka);
+        let messages = Messages::new(process, bus.clone());
+        process.health.missing(KAFKA, "it was not asked yet");
+        process.tasks.spawn_until_stop(look_after(process.health.clone(), KAFKA.to_owned(), move || {
+            let bus = bus.clone();
+            async move { bus.answers().await.map_err(|why| why.to_string()) }
+        }));
         #[cfg(feature = "lab")]
         let messages = Messages { without: self.lab.armed()?, ..messages };
         Ok(messages)
@@ -133,30 +141,36 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
         }
     };
     process.health.ready(part);
-    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), store.clone()));
+    let looked_at = store.clone();
+    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), move || {
+        let store = looked_at.clone();
+        async move { store.version(&"health".into()).await.map(|_| ()).map_err(|why| why.to_string()) }
+    }));
     Ok(store)
 }
 
-/// Says whether a store can be read.
-async fn look_after(health: Health, part: String, store: Arc<dyn Store>) {
+/// Says whether a server answers, for as long as the process runs.
+async fn look_after<A>(health: Health, part: String, ask: impl Fn() -> A)
+where
+    A: Future<Output = Result<(), String>>,
+{
     let mut trouble = Trouble::default();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        match store.version(&"health".into()).await {
-            Ok(_) => {
+        match ask().await {
+            Ok(()) => {
                 if trouble.is_over() {
-                    tracing::info!("{part}: it can be read again");
+                    tracing::info!("{part}: it answers again");
                 }
                 health.ready(&part);
             }
             Err(why) => {
-                let why = why.to_string();
                 if trouble.is_news(&why) {
-                    tracing::warn!("{part}: {why}");
+                    tracing::warn!("{part}: it does not answer: {why}");
                 }
                 health.missing(&part, why);
             }
         }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -10,7 +10,7 @@
 //! # Here
 //! [`Projector`] reads the log after its checkpoint. A page of events is reduced to the streams that it touches; each is loaded
 //! and becomes one document, as it is now. An event that cannot be read stops this projection and no other, loudly, with the
-//! checkpoint before it: a program that reads it goes on from there. A log that lacks the checkpoint's event is another log:
+//! checkpoint before it: a program that reads it goes on from there, and so does this one once the event was repaired. A log that lacks the checkpoint's event is another log:
 //! the index is made anew. Until the end of the log as it was at the start is reached, searches are refused.
 //!
 //!
@@ -45,6 +45,8 @@ pub const PAUSE: Duration = Duration::from_millis(100);
 pub const EVERY: Duration = Duration::from_millis(500);
 /// How long is waited after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How long is waited until an event that cannot be read is read again; the lease is longer.
+const AFTER_UNREADABLE: Duration = Duration::from_secs(3);
 /// How long a search waits for what it must see.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// So many events are read at once.
@@ -176,8 +178,12 @@ impl Projector {
                 Ok(Some(_)) => {}
                 Err(Stopped::Log(ReadError::Corrupt(why))) => {
                     let after = self.0.index.checkpoint().await.unwrap_or_default().position;
-                    tracing::error!(projection = self.0.projection.name(), after, why, "the projection stops");
-                    return self.0.process.health.missing(&part, format!("it stopped after position {after}: {why}"));
+                    if trouble.is_news(&why) {
+                        let projection = self.0.projection.name();
+                        tracing::error!(projection, after, why, "the projection stops until this can be read");
+                    }
+                    self.0.process.health.missing(&part, format!("it stopped after position {after}: {why}"));
+                    sleep(AFTER_UNREADABLE).await;
                 }
                 Err(_) => sleep(AFTER_FAILURE).await,
             }

@@ -149,6 +149,42 @@ async fn an_unknown_event_stops_one_projection_and_is_not_passed_over() {
     assert_eq!(crate::search(notes.as_ref(), &query("third")).await.unwrap().ids, ["note-3"]);
 }
 
+/// Once the event can be read, nobody has to start anything again.
+#[tokio::test(start_paused = true)]
+async fn a_projection_goes_on_when_what_stopped_it_is_repaired() {
+    /// Notes, of which one is beyond it at first.
+    struct Learning(Arc<AtomicBool>);
+    #[async_trait]
+    impl Projection for Learning {
+        fn name(&self) -> &'static str {
+            "note"
+        }
+        fn concerns(&self, stream: &StreamId) -> bool {
+            Notes("note").concerns(stream)
+        }
+        async fn document(&self, store: &dyn Store, stream: &StreamId) -> Result<Option<Document>, ReadError> {
+            if *stream.0 == *"note-2" && !self.0.load(Ordering::SeqCst) {
+                return Err(ReadError::Corrupt("it is beyond me".into()));
+            }
+            Notes("note").document(store, stream).await
+        }
+    }
+    let (world, index, knows) = (World::new(), Arc::new(Fts::in_memory()), Arc::new(AtomicBool::new(false)));
+    let learning = Arc::new(Learning(knows.clone()));
+    let projector = Projector::new(&world.process, world.store.clone(), index, learning, &world.meters);
+    projector.start();
+    world.write("note-1", "first").await;
+    sleep(Duration::from_secs(2)).await;
+    world.write("note-2", "second").await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.process.health.unready()["note search"], "it stopped after position 1: it is beyond me");
+    knows.store(true, Ordering::SeqCst);
+    sleep(AFTER_UNREADABLE + Duration::from_secs(1)).await;
+    assert_eq!(projector.search(&query("second")).await.unwrap().ids, ["note-2"]);
+    assert!(world.process.health.unready().is_empty());
+    assert!(world.process.tasks.drain(Duration::from_secs(1)).await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_index_of_another_log_is_made_anew_and_nothing_is_answered_before() {
     let index = Arc::new(Fts::in_memory());

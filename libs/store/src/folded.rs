@@ -262,6 +262,7 @@ pub async fn persist(store: &dyn Store, commit: Commit) -> Result<(), CommitErro
 pub fn unreadable(error: CommitError) -> ReadError {
     match error {
         CommitError::Malformed(why) => ReadError::Corrupt(why),
+        CommitError::Unavailable(why) => ReadError::Unavailable(why),
         other => ReadError::Unavailable(other.to_string()),
     }
 }

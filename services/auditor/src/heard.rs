@@ -78,6 +78,12 @@ impl Listener {
         let (mut failures, mut trouble): (u32, _) = (0, Trouble::default());
         loop {
             let Err(why) = self.listen(turn, &mut failures, &mut trouble).await;
+            match &why {
+                // A topic that no service has made yet: there is nothing to hear, and everything else works.
+                Interrupted::Bus(BusError::Malformed(_)) => self.process.health.ready(PART),
+                _ if failures > 2 => self.process.health.missing(PART, why.to_string()),
+                _ => {}
+            }
             // Before that, the topics may not have been made yet.
             if failures > 2 && trouble.is_news(&why.to_string()) {
                 tracing::warn!(%why, "the auditor hears nothing; it opens the books again");
@@ -98,7 +104,6 @@ impl Listener {
             self.process.health.missing(PART, "another replica keeps the books; this one stands by");
             sleep(turn::RENEW).await;
         }
-        self.process.health.ready(PART);
         let mut member = self.bus.subscribe(GROUP, &TOPICS).await?;
         let mut desk = Desk::open(&self.process, &self.store, self.terms).await?;
         self.shown.set(&desk);
@@ -119,6 +124,7 @@ impl Listener {
                 desk.look().await?;
                 self.show(&desk).await;
                 (*failures, next) = (0, Instant::now() + EVERY);
+                self.process.health.ready(PART);
                 if trouble.is_over() {
                     tracing::info!("the auditor hears again");
                 }

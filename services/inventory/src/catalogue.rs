@@ -4,16 +4,48 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use host::Process;
 use host::call::Caller;
-use host::error::Refusal;
+use host::error::{Again, Refusal};
 use host::remembered::REUSED;
 use host::transport::Transport;
 use proto::inventory::inventory_service_client::InventoryServiceClient;
 use proto::inventory::{AddProductRequest, ReceiveStockRequest};
-use tonic::Status;
+use telemetry::trouble::Trouble;
+use tokio::time::sleep;
+use tonic::{Code, Status};
 
 /// How many of each product are in stock at first.
 pub const PIECES: i64 = 500;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long is waited after something was away.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Under which name it is said that the shelves are not stocked.
+const PART: &str = "inventory shelves";
+
+/// Stocks the shelves as soon as that can be done, and says so in the process's health. What is away is waited for; a refusal
+/// stays one however often it is asked, and a person has to hear of it.
+pub fn stock_as_soon_as_possible(process: &Process, inventory: Transport, products: &'static [Product]) {
+    process.health.missing(PART, "they are being stocked");
+    let (tasks, process) = (process.tasks.clone(), process.clone());
+    tasks.spawn_until_stop(async move {
+        let mut trouble = Trouble::default();
+        while let Err(status) = stock(&process, &inventory, products).await {
+            let why = format!("the shelves cannot be stocked: {}", status.message());
+            process.health.missing(PART, &why);
+            if Refusal::of(&status).again() == Again::No {
+                tracing::error!("{why}");
+                return;
+            }
+            if trouble.is_news(&why) {
+                tracing::warn!("{why}; it is tried again");
+            }
+            sleep(AFTER_FAILURE).await;
+        }
+        process.health.ready(PART);
+        if trouble.is_over() {
+            tracing::info!("the shelves are stocked");
+        }
+    });
+}
 
 /// Puts products on the shelves. The command ids are always the same, so that it happens once, however often the shop
 /// is opened, and goes on where it was interrupted.
@@ -44,10 +76,11 @@ async fn put(
     once(inventory.receive_stock(caller.under(format!("opening/{sku}/receive")).request(receive)).await)
 }
 
-/// A command that was carried out with other words, by an earlier version of the catalogue, was carried out.
+/// A command that was carried out with other words, by an earlier version of the catalogue, was carried out; and a product that
+/// somebody else has put there is there.
 fn once<T>(answer: Result<T, Status>) -> Result<(), Status> {
     match answer {
-        Err(status) if Refusal::of(&status).reason != REUSED => Err(status),
+        Err(status) if status.code() != Code::AlreadyExists && Refusal::of(&status).reason != REUSED => Err(status),
         _ => Ok(()),
     }
 }
@@ -123,3 +156,7 @@ pub const PRODUCTS: [Product; 64] = [
     ("COTTON-TOWEL-05", "순면 수건 5장", "Cotton towels, set of 5", "care", 24_500),
     ("SOCKS-COTTON-10", "면 양말 10켤레", "Cotton socks, 10 pairs", "care", 15_900),
 ];
+
+#[cfg(test)]
+#[path = "catalogue_tests.rs"]
+mod tests;

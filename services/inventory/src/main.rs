@@ -1,7 +1,6 @@
 //! The inventory service as a process of its own.
 use std::process::ExitCode;
 
-use anyhow::anyhow;
 use clap::Parser;
 use inventory::catalogue;
 use program::process::{self, Settings};
@@ -37,8 +36,7 @@ fn main() -> ExitCode {
         let store = servers.store(&process, "inventory").await?;
         let (meters, red) = (Meters::new(&process), Red::new(&process.metrics, "grpc"));
         let served = inventory::start(&process, store, cache, &messages, (index, &meters), red);
-        let stocked = catalogue::stock(&process, &served.inventory, &catalogue::PRODUCTS).await;
-        stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
+        catalogue::stock_as_soon_as_possible(&process, served.inventory.clone(), &catalogue::PRODUCTS);
         let services = [
             ("shop.inventory.v1.InventoryService", served.inventory),
             ("shop.messaging.v1.DeadLetterService", served.dead_letters),

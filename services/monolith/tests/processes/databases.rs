@@ -115,3 +115,34 @@ async fn a_server_that_is_away_at_the_start_and_goes_away_later_is_said_once_eac
     payment.says("timers are claimed again").await;
     payment.stop().await;
 }
+
+/// The tables are there, and nothing can be written to them: the shelves cannot be stocked when inventory starts.
+#[tokio::test]
+async fn shelves_that_cannot_be_stocked_at_the_start_are_stocked_without_a_restart() {
+    let Some(servers) = Servers::find().await else { return };
+    // A service of another kind makes the same tables.
+    let mut auditor = Service::start("auditor", &servers.settings(&[]));
+    auditor.is_ready().await;
+    auditor.stop().await;
+    let holder = servers.hold("LOCK TABLE events IN EXCLUSIVE MODE").await;
+    let mut proxy = Proxy::to(servers.postgres_address());
+    proxy.open().await;
+    let through = ("JANGTEO_POSTGRES", servers.postgres_at(&format!("127.0.0.1:{}", proxy.port)));
+    let mut inventory = Service::start("inventory", &servers.settings(&[through]));
+    inventory.misses("inventory shelves", "they are being stocked").await;
+    proxy.close();
+    let sentence = "the shelves cannot be stocked: ";
+    inventory.misses("inventory shelves", sentence).await;
+    inventory.misses("inventory store", &servers.name).await;
+    let said = inventory.falls_silent().await;
+    // Once for each reason: the way is cut, and nobody is there.
+    assert!(said.iter().filter(|line| line.contains(sentence)).count() <= 3, "{said:#?}");
+
+    drop(holder);
+    proxy.open().await;
+    inventory.is_ready().await;
+    inventory.says("the shelves are stocked").await;
+    let added = "SELECT count(*) FROM events WHERE type IN ('ProductAdded', 'StockReceived')";
+    assert_eq!(servers.number(added).await, 128, "64 products, each once");
+    inventory.stop().await;
+}

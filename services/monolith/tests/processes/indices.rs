@@ -1,4 +1,4 @@
-//! Search indices that are missing or somebody else's: nothing but search feels it.
+//! Search indices that are missing or somebody else's: nothing but search feels it. A cache that is missing: nobody does.
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
@@ -65,6 +65,31 @@ async fn an_index_that_is_away_is_missed_by_searches_alone() {
     assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK);
     proxy.open().await;
     search(&gateway, StatusCode::OK, "TEA-BOSEONG-100").await;
+    inventory.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_cache_that_is_away_is_said_once_and_missed_by_nobody() {
+    let Some(servers) = Servers::find().await else { return };
+    let mut proxy = Proxy::to(servers.redis.strip_prefix("redis://").unwrap());
+    let through = [("JANGTEO_REDIS", format!("redis://127.0.0.1:{}", proxy.port))];
+    let mut inventory = Service::start("inventory", &servers.settings(&through));
+    inventory.is_ready().await;
+    let mut gateway = Service::start("gateway", &servers.settings(&[("JANGTEO_INVENTORY", inventory.address.clone())]));
+    gateway.is_ready().await;
+    let looks = async || {
+        for _ in 0..20 {
+            assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK);
+            assert_eq!(inventory.page("/readyz").await.unwrap().0, StatusCode::OK);
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    looks().await;
+    inventory.says_once("the cache is away; everything is read from the store").await;
+    proxy.open().await;
+    looks().await;
+    inventory.says("the cache is back").await;
     inventory.stop().await;
     gateway.stop().await;
 }

@@ -11,8 +11,10 @@
 #[expect(dead_code, reason = "only its client is used here")]
 mod customers;
 mod databases;
+mod disks;
 mod indices;
 mod messages;
+mod older;
 mod proxy;
 mod servers;
 mod service;

@@ -1,5 +1,6 @@
 //! Brokers that are away, topics that are not as they have to be, and what cannot be read.
 use clock::Timestamp;
+use futures::future::join_all;
 use http::StatusCode;
 use messaging::envelope::{Envelope, PRIVATE};
 use messaging::{Bus, Message};
@@ -21,6 +22,33 @@ async fn brokers_that_are_away_are_said_once_and_found_when_they_are_there() {
     proxy.open().await;
     order.is_ready().await;
     order.stop().await;
+}
+
+#[tokio::test]
+async fn every_service_says_that_it_does_not_reach_the_brokers() {
+    let mut all = vec![];
+    for service in ["order", "inventory", "payment", "shipping", "auditor"] {
+        let (Some(servers), Some(other)) = (Servers::find().await, Servers::find().await) else { return };
+        let proxy = Proxy::to(&servers.kafka);
+        let otherwise = [
+            ("JANGTEO_KAFKA", format!("127.0.0.1:{}", proxy.port)),
+            ("JANGTEO_BANK_POSTGRES", other.postgres()),
+            ("JANGTEO_CARRIER_POSTGRES", other.postgres()),
+        ];
+        all.push((Service::start(service, &servers.settings(&otherwise)), proxy, servers, other));
+    }
+    for (service, proxy, ..) in &mut all {
+        service.misses("Kafka", &format!("127.0.0.1:{}", proxy.port)).await;
+    }
+    join_all(all.iter().map(|(service, ..)| service.says_once("Kafka: it does not answer"))).await;
+    for (_, proxy, ..) in &mut all {
+        proxy.open().await;
+    }
+    for (mut service, ..) in all {
+        service.is_ready().await;
+        service.says("Kafka: it answers again").await;
+        service.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -85,7 +113,7 @@ fn fact(stream: &str) -> Message {
 }
 
 #[tokio::test]
-async fn an_event_of_a_later_program_stops_what_would_have_to_read_it() {
+async fn an_event_of_a_later_program_stops_what_would_have_to_read_it_until_it_is_repaired() {
     let Some(servers) = Servers::find().await else { return };
     let mut order = Service::start("order", &servers.settings(&[]));
     order.is_ready().await;
@@ -100,16 +128,20 @@ async fn an_event_of_a_later_program_stops_what_would_have_to_read_it() {
         .await;
     order.misses("order search", "it stopped after position 0").await;
     order.misses("order relay", "order-later").await;
-    order.says_once("the projection stops").await;
-    order.says_once("nothing is published").await;
+    order.says_once("the projection stops until this can be read").await;
+    order.says_once("nothing is published until this is repaired").await;
     let (status, sagas) = gateway.get("/v1/sagas").await;
     assert_eq!(status, StatusCode::OK, "{sagas}");
-    order.stop().await;
+    let mut other = Service::start("order", &servers.settings(&[]));
+    other.says("open").await;
 
-    // A program that knows it takes it from there.
+    // Somebody repairs it: each goes on as it is.
     servers.run("DELETE FROM events; DELETE FROM streams WHERE name = 'order-later'").await;
-    let mut later = Service::start("order", &servers.settings(&[]));
-    later.is_ready().await;
-    later.stop().await;
+    order.is_ready().await;
+    order.says("the relay goes on").await;
+    order.says("the projection goes on").await;
+    other.is_ready().await;
+    other.stop().await;
+    order.stop().await;
     gateway.stop().await;
 }

@@ -1,4 +1,5 @@
 //! The servers of the environment, and what a test has there for itself.
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -21,20 +22,23 @@ pub struct Servers {
     admin: String,
     pub kafka: String,
     pub elasticsearch: String,
+    /// Redis, as redis://HOST:PORT.
+    pub redis: String,
 }
 
 impl Servers {
     /// Absent, and said so, where there are no servers. It has a role and a database of its name, which are dropped with it.
     pub async fn find() -> Option<Servers> {
-        let told = ["POSTGRES", "KAFKA", "ELASTICSEARCH"].map(|name| std::env::var(format!("JANGTEO_TEST_{name}")));
-        let [Ok(admin), Ok(kafka), Ok(elasticsearch)] = told else {
-            let named = "JANGTEO_TEST_POSTGRES, JANGTEO_TEST_KAFKA and JANGTEO_TEST_ELASTICSEARCH";
+        let told =
+            ["POSTGRES", "KAFKA", "ELASTICSEARCH", "REDIS"].map(|name| std::env::var(format!("JANGTEO_TEST_{name}")));
+        let [Ok(admin), Ok(kafka), Ok(elasticsearch), Ok(redis)] = told else {
+            let named = "JANGTEO_TEST_POSTGRES, JANGTEO_TEST_KAFKA, JANGTEO_TEST_ELASTICSEARCH and JANGTEO_TEST_REDIS";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "{named} are not set, and in CI they have to be");
             eprintln!("!!! SKIPPED: {named} are not set");
             return None;
         };
         let name = format!("processes_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-        let servers = Servers { name, admin, kafka, elasticsearch };
+        let servers = Servers { name, admin, kafka, elasticsearch, redis };
         servers.administer(&format!("CREATE ROLE {} LOGIN PASSWORD '{SECRET}'", servers.name)).await;
         servers.make_database().await;
         Some(servers)
@@ -49,6 +53,25 @@ impl Servers {
         self.administer(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)).await;
     }
 
+    /// Copies the database, which nobody may be connected to, to one with this word in its name.
+    pub async fn copy_database(&self, word: &str) {
+        let name = &self.name;
+        self.administer(&format!("CREATE DATABASE {name}_{word} OWNER {name} TEMPLATE {name}")).await;
+    }
+
+    /// Puts such a copy in the place of the database.
+    pub async fn put_back(&self, word: &str) {
+        self.drop_database().await;
+        self.administer(&format!("ALTER DATABASE {0}_{word} RENAME TO {0}", self.name)).await;
+    }
+
+    /// Moves the database to a folder, until it is dropped.
+    pub async fn move_to(&self, folder: &Path) {
+        let (name, folder) = (&self.name, folder.display());
+        self.administer(&format!("CREATE TABLESPACE {name} LOCATION '{folder}'")).await;
+        self.administer(&format!("ALTER DATABASE {name} SET TABLESPACE {name}")).await;
+    }
+
     /// What the administrator of Postgres says.
     pub async fn administer(&self, sql: &str) {
         run(&self.admin, sql).await;
@@ -59,9 +82,22 @@ impl Servers {
         run(&self.postgres(), sql).await;
     }
 
+    /// Begins a transaction in the database with this, which lasts for as long as what is given.
+    pub async fn hold(&self, sql: &str) -> PgConnection {
+        let mut db = PgConnection::connect(&self.postgres()).await.unwrap();
+        db.execute(sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; {sql}")))).await.unwrap();
+        db
+    }
+
     /// One number from the database.
     pub async fn number(&self, sql: &str) -> i64 {
         let mut db = PgConnection::connect(&self.postgres()).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut db).await.unwrap()
+    }
+
+    /// One text, as the administrator is told it.
+    pub async fn text(&self, sql: &str) -> String {
+        let mut db = PgConnection::connect(&self.admin).await.unwrap();
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut db).await.unwrap()
     }
 
@@ -123,6 +159,7 @@ impl Servers {
 
     async fn clear(&self) {
         self.drop_database().await;
+        self.administer(&format!("DROP TABLESPACE IF EXISTS {}", self.name)).await;
         self.administer(&format!("DROP ROLE {}", self.name)).await;
         let prefix = format!("{}-", self.name);
         let looker: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.kafka).create().unwrap();
