@@ -111,6 +111,12 @@ async fn of_two_that_put_an_index_there_at_one_moment_one_does() {
         let (behind, _) = one.client.behind(&one.alias).await.unwrap().unwrap();
         assert_eq!(indices(&one).await, [behind], "{round}");
     }
+    // What a killed process asked for last is carried out after it was looked what it left.
+    let (behind, _) = one.client.behind(&one.alias).await.unwrap().unwrap();
+    let (late, _) = two.beside().await.unwrap();
+    two.put_in_place(&late).await.unwrap();
+    assert_eq!(one.client.remove_beside(&one.alias, Some(&behind), std::slice::from_ref(&late)).await, Ok(false));
+    assert_eq!(indices(&one).await, [late]);
     // What is not ours is not removed, nor what belongs to another alias.
     let theirs = format!("{}-theirs", one.alias);
     one.client.put(&format!("/{theirs}"), json!({})).await.unwrap();
@@ -134,6 +140,8 @@ async fn a_write_that_is_interrupted_by_a_swap_tells_the_new_index_nothing() {
     put_there(elastic.as_ref()).await;
     assert!(matches!(old.write_checkpoint(at(2)).await, Err(SearchError::Failed(_))));
     assert_eq!(elastic.checkpoint().await, Ok(Checkpoint::default()));
+    let unseen = search(elastic.as_ref(), &query("tea", "")).await;
+    assert!(matches!(&unseen, Err(SearchError::Unavailable(why)) if why.contains("version 1 of a")), "{unseen:?}");
     // The next step of the same writer, which still believes that everything up to 2 is there.
     *elastic.seen() = Some(old);
     let refused = elastic.write(change(2, &[(3, document("c", "", "on", "tea"))], 3)).await;
@@ -220,9 +228,12 @@ async fn an_index_of_an_earlier_form_is_searched_if_it_can_be_and_never_written(
     assert_eq!(becomes(SEARCHED - 1).await, Standing::Absent);
     let why = search(elastic.as_ref(), &query("tea", "")).await.unwrap_err().to_string();
     assert!(why.contains(&index) && why.contains("form 0, which is not searched any more"), "{why}");
-    put_there(elastic.as_ref()).await;
-    assert_eq!((elastic.standing().await, elastic.all().await), (Ok(Standing::Current), Ok(vec![])));
-    assert_eq!(indices(&elastic).await.len(), 1);
+    let (name, successor) = elastic.beside().await.unwrap();
+    write(successor.as_ref(), [document("b", "", "on", "tea")]).await;
+    elastic.put_in_place(&name).await.unwrap();
+    let at_once = search(elastic.as_ref(), &Query { seen: String::new(), ..query("tea", "") }).await;
+    assert_eq!((elastic.standing().await, at_once.unwrap().ids), (Ok(Standing::Current), vec!["b".to_owned()]));
+    assert_eq!(indices(&elastic).await, [name]);
 }
 
 #[tokio::test]

@@ -111,6 +111,8 @@ async fn two(earlier: Option<&World>) -> Two {
     for n in 0..10 {
         world.write(&format!("note-{n}"), "tea").await;
     }
+    // Its positions are there: another log is told by its events, not by its length.
+    world.store.read_all(0, 1).await.unwrap();
     if let Some(earlier) = earlier {
         let (earlier, projector) = earlier.replica(index.clone(), Notes("note"));
         projector.start();
@@ -244,6 +246,8 @@ async fn a_replica_that_starts_under_load_answers_too() {
     let load = async {
         for n in 0..2_000 {
             world.write(&format!("note-{}", n % 10), "tea").await;
+            // Others read the log too, so that its latest positions are there.
+            world.store.read_all(0, 1).await.unwrap();
             sleep(Duration::from_millis(2)).await;
         }
     };
