@@ -9,7 +9,7 @@ use host::Process;
 use messaging::relay::{KEEP_EVERY, Public, Relay};
 use messaging::{Bus, Messages};
 use search::fts::Fts;
-use search::{Checkpoint, Document, Index, Query};
+use search::{Change, Checkpoint, Document, Index, Query};
 use store::folded::persist;
 use store::sqlite::Sqlite;
 use store::{Append, Commit, CommitId, Expected, Meta, NewEvent, Recorded, Store};
@@ -186,9 +186,11 @@ async fn orders(options: &Options, folder: &Folder, report: &Report) -> Result<(
 
 async fn fill(index: &Fts, count: u64, document: impl Fn(u64) -> Document) -> Result<()> {
     for first in (0..count).step_by(usize::try_from(WRITE)?) {
-        let documents = (first..count.min(first + WRITE)).map(&document).collect();
-        let checkpoint = Checkpoint { position: first + 1, ..Checkpoint::default() };
-        index.write(documents, checkpoint).await.context("the index cannot be written")?;
+        let end = count.min(first + WRITE);
+        let documents = (first..end).map(|n| (n + 1, document(n))).collect();
+        let checkpoint = Checkpoint { position: end, ..Checkpoint::default() };
+        let change = Change { after: first, documents, checkpoint };
+        index.write(change).await.context("the index cannot be written")?;
     }
     Ok(())
 }

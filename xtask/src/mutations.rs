@@ -209,11 +209,18 @@ const PATTERNS: &[Mutation] = &[
         "checkpoint-ahead-of-the-index",
         "libs/search/src/projection.rs",
         (
-            "index.write(documents, Checkpoint { position, event: last.event.id }).await?;\n        written.send_replace(());",
-            "index.write(documents, Checkpoint { position: position + 1, event: last.event.id }).await?;\n        written.send_replace(());",
+            "let checkpoint = Checkpoint { position, event: last.event.id };",
+            "let checkpoint = Checkpoint { position: position + 1, event: last.event.id };",
         ),
         ("search", None),
         "projection::tests::a_rebuilt_index_is_the_grown_one",
+    ),
+    mutation(
+        "written-from-further-on-than-the-index",
+        "libs/search/src/elastic_index.rs",
+        ("if known.position < after {", "if false {"),
+        ("search", None),
+        "elastic::tests::a_write_that_is_interrupted_by_a_swap_tells_the_new_index_nothing",
     ),
     mutation(
         "watchers-begin-anew",

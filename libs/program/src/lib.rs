@@ -5,6 +5,7 @@
 //! | [`process`] | from the start to an orderly end: settings, log lines, one port, signals, drain, exit code |
 //! | [`pages`] | what a process says of itself: alive, ready or why not, metrics |
 //! | `servers.rs` | the store, the bus and the index of a service, on real servers |
+//! | `rebuild.rs` | a command instead of serving: the search index of a service is made anew |
 //! | `lab.rs` | what a process lacks or breaks on purpose, in builds for it |
 //!
 //! A program of one service is then its settings and what [`process::run`] opens.
@@ -13,5 +14,7 @@
 pub mod lab;
 pub mod pages;
 pub mod process;
+#[cfg(feature = "infra")]
+pub mod rebuild;
 #[cfg(feature = "infra")]
 pub mod servers;

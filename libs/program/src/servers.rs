@@ -99,6 +99,14 @@ impl Servers {
         Ok(store)
     }
 
+    /// The store of a service, for a command: it must be there.
+    ///
+    /// # Errors
+    /// A sentence, if it is not.
+    pub async fn database(&self) -> anyhow::Result<Arc<dyn Store>> {
+        Ok(Arc::new(Postgres::open(&self.postgres, None).await.context("JANGTEO_POSTGRES")?))
+    }
+
     /// What carries messages; whether the brokers answer is said in the process's health.
     ///
     /// # Errors
@@ -187,12 +195,12 @@ impl Search {
     ///
     /// # Errors
     /// If the address is malformed.
-    pub fn index(&self, servers: &Servers, name: &str) -> anyhow::Result<Arc<dyn Index>> {
+    pub fn index(&self, process: &Process, servers: &Servers, name: &str) -> anyhow::Result<Arc<dyn Index>> {
         // Where the setting is there and empty, as composed settings have it, there is none.
         Ok(match self.elasticsearch.as_ref().filter(|url| !url.is_empty()) {
             None => Arc::new(Fts::in_memory()),
             Some(url) => {
-                let index = Elastic::new(url, &format!("{}jangteo-{name}", servers.prefix));
+                let index = Elastic::new(url, &format!("{}jangteo-{name}", servers.prefix), process.ids.clone());
                 Arc::new(index.context("JANGTEO_ELASTICSEARCH")?)
             }
         })

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::words::{Term, terms, tokens};
-use crate::{Checkpoint, Document, Index, Query, SearchError, search};
+use crate::{Change, Checkpoint, Document, Index, Query, SearchError, search};
 
-/// An index under test, and what it stands on.
+/// An index under test, empty, and what it stands on.
 pub(crate) struct Subject {
     pub(crate) index: Arc<dyn Index>,
     _rest: Box<dyn std::any::Any>,
@@ -18,18 +18,33 @@ impl Subject {
     }
 }
 
+/// Puts an empty index where there is none.
+pub(crate) async fn put_there(index: &dyn Index) {
+    if let Some(shared) = index.shared() {
+        let (name, _) = shared.beside().await.unwrap();
+        shared.put_in_place(&name).await.unwrap();
+    }
+}
+
 pub(crate) fn document(id: &str, owner: &str, status: &'static str, text: &str) -> Document {
     let (facets, text) = ([("status", status.to_owned())].into(), vec![text.to_owned()]);
     Document { id: id.into(), version: 1, owner: owner.into(), facets, text }
 }
 
+/// What a log of one event for each document makes of an index.
 pub(crate) async fn write(index: &dyn Index, documents: impl IntoIterator<Item = Document>) {
     write_at(index, 1, documents).await;
 }
 
-/// Documents that the log had at this position.
-async fn write_at(index: &dyn Index, position: u64, documents: impl IntoIterator<Item = Document>) {
-    index.write(documents.into_iter().collect(), Checkpoint { position, event: Uuid::nil() }).await.unwrap();
+/// Documents that the log has from this position on.
+async fn write_at(index: &dyn Index, first: u64, documents: impl IntoIterator<Item = Document>) {
+    let documents: Vec<_> = (first..).zip(documents).collect();
+    let checkpoint = at(documents.last().unwrap().0);
+    index.write(Change { after: 0, documents, checkpoint }).await.unwrap();
+}
+
+pub(crate) fn at(position: u64) -> Checkpoint {
+    Checkpoint { position, event: Uuid::from_u128(7) }
 }
 
 /// A search that sees what was written before.
@@ -104,7 +119,7 @@ pub(crate) async fn only_a_newer_version_replaces_and_the_place_stays(subject: S
     let index = subject.index.as_ref();
     write(index, [document("a", "", "on", "tea"), document("b", "", "on", "tea")]).await;
     let newer = Document { version: 3, ..document("a", "", "off", "coffee") };
-    write_at(index, 2, [newer, Document { version: 2, ..document("a", "", "on", "tea") }]).await;
+    write_at(index, 3, [newer, Document { version: 2, ..document("a", "", "on", "tea") }]).await;
     assert_eq!((found(index, "tea").await, found(index, "coffee").await), (vec!["b".into()], vec!["a".into()]));
     assert_eq!((index.version("a").await, index.version("x").await), (Ok(3), Ok(0)));
     assert_eq!(index.all().await.unwrap(), [("a".to_owned(), 3), ("b".to_owned(), 1)]);
@@ -126,10 +141,10 @@ async fn pages(index: &dyn Index, query: Query, mut between: impl AsyncFnMut(usi
 pub(crate) async fn pages_are_whole_while_documents_are_written(subject: Subject) {
     let index = subject.index.as_ref();
     write(index, (0..50).map(|n| document(&format!("d{n}"), "", "on", "tea"))).await;
-    let ids = pages(index, Query { size: 7, ..query("tea", "") }, async |seen| {
+    let ids = pages(index, Query { size: 7, seen: "d0@1".into(), ..query("tea", "") }, async |seen| {
         write_at(
             index,
-            2 + seen as u64,
+            100 + seen as u64,
             [
                 document(&format!("new{seen}"), "", "on", "tea"),
                 Document { version: 2 + seen as u64, ..document("d3", "", "on", "green tea") },
@@ -143,6 +158,7 @@ pub(crate) async fn pages_are_whole_while_documents_are_written(subject: Subject
 pub(crate) async fn a_token_of_another_query_or_of_nobody_is_refused(subject: Subject) {
     let index = subject.index.as_ref();
     write(index, (0..30).map(|n| document(&format!("d{n}"), "kim", "on", "tea"))).await;
+    let query = |text, owner| Query { seen: "d0@1".into(), ..query(text, owner) };
     let token = search(index, &query("tea", "kim")).await.unwrap().next_page_token;
     let with = |query: Query, token: &str| Query { page_token: token.into(), ..query };
     assert!(search(index, &with(query("tea", "kim"), &token)).await.is_ok());
@@ -163,17 +179,34 @@ pub(crate) async fn a_token_of_another_query_or_of_nobody_is_refused(subject: Su
 pub(crate) async fn the_checkpoint_is_kept_with_the_documents_and_forgotten_with_them(subject: Subject) {
     let index = subject.index.as_ref();
     assert_eq!(index.checkpoint().await, Ok(Checkpoint::default()));
-    let event = Uuid::from_u128(7);
-    index.write(vec![document("a", "", "on", "tea")], Checkpoint { position: 5, event }).await.unwrap();
-    index.write(vec![], Checkpoint { position: 9, event }).await.unwrap();
-    assert_eq!(index.checkpoint().await, Ok(Checkpoint { position: 9, event }));
+    write_at(index, 5, [document("a", "", "on", "tea")]).await;
+    index.write(Change { after: 5, documents: vec![], checkpoint: at(9) }).await.unwrap();
+    assert_eq!(index.checkpoint().await, Ok(at(9)));
     assert_eq!(found(index, "tea").await, ["a"], "the checkpoint is not found");
     index.clear().await.unwrap();
+    if index.shared().is_some() {
+        let refused = [search(index, &query("tea", "")).await.map(drop), index.checkpoint().await.map(drop)];
+        assert!(refused.iter().all(|it| matches!(it, Err(SearchError::Unavailable(_)))), "{refused:?}");
+        put_there(index).await;
+    }
     assert_eq!((index.checkpoint().await, index.all().await), (Ok(Checkpoint::default()), Ok(vec![])));
-    assert_eq!(found(index, "tea").await, Vec::<String>::new());
+    let any = Query { seen: String::new(), ..query("tea", "") };
+    assert_eq!(search(index, &any).await.unwrap().ids, Vec::<String>::new());
     // It goes on from the beginning, however far it had been.
-    write(index, [document("b", "", "on", "tea")]).await;
-    assert_eq!((found(index, "tea").await, index.checkpoint().await.unwrap().position), (vec!["b".to_owned()], 1));
+    write(index, [document("a", "", "on", "tea")]).await;
+    assert_eq!((found(index, "tea").await, index.checkpoint().await.unwrap().position), (vec!["a".to_owned()], 1));
+}
+
+/// What lies between would never be written.
+pub(crate) async fn nothing_is_written_from_further_on_than_it_is(subject: Subject) {
+    let index = subject.index.as_ref();
+    write_at(index, 5, [document("a", "", "on", "tea")]).await;
+    let change = |after| Change { after, documents: vec![(9, document("b", "", "on", "tea"))], checkpoint: at(9) };
+    let refused = index.write(change(6)).await;
+    assert!(matches!(&refused, Err(SearchError::Unavailable(why)) if why.contains("position 5")), "{refused:?}");
+    assert_eq!((index.checkpoint().await, index.version("b").await), (Ok(at(5)), Ok(0)));
+    index.write(change(5)).await.unwrap();
+    assert_eq!((index.checkpoint().await, index.version("b").await), (Ok(at(9)), Ok(1)));
 }
 
 /// More than is listed at once, and long words.
@@ -182,12 +215,13 @@ pub(crate) async fn everything_is_listed_in_its_order(subject: Subject) {
     let long = "x".repeat(300);
     for page in 0..3_u64 {
         let ids = (0..400).map(|n| format!("d{page}-{n}"));
-        write_at(index, page + 1, ids.map(|id| document(&id, "", "on", &format!("{long} tea")))).await;
+        write_at(index, page * 400 + 1, ids.map(|id| document(&id, "", "on", &format!("{long} tea")))).await;
     }
     let all = index.all().await.unwrap();
     let expected = (0..3).flat_map(|page| (0..400).map(move |n| (format!("d{page}-{n}"), 1)));
     assert_eq!(all, expected.collect::<Vec<_>>());
-    assert_eq!(found(index, &long[..200]).await.len(), 10, "by the beginning of a long word");
+    let query = Query { seen: "d2-399@1".into(), ..query(&long[..200], "") };
+    assert_eq!(search(index, &query).await.unwrap().ids.len(), 10, "by the beginning of a long word");
 }
 
 /// What matches, said naively.
@@ -216,6 +250,7 @@ macro_rules! hold_the_contract {
             pages_are_whole_while_documents_are_written,
             a_token_of_another_query_or_of_nobody_is_refused,
             the_checkpoint_is_kept_with_the_documents_and_forgotten_with_them,
+            nothing_is_written_from_further_on_than_it_is,
             everything_is_listed_in_its_order,
         );
     };

@@ -1,6 +1,6 @@
 //! What is said to Elasticsearch: requests and what comes back, and the index behind an alias.
 //!
-//! An alias stands for one index of a number, such as `order-search-000001`, so that a new one can be made beside it and put in
+//! An alias stands for one index with a name of its own behind that of the alias, so that a new one can be made beside it and put in
 //! its place in one step. The mapping says what is in it, field by field, and in `_meta` whose it is and of which form.
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::SearchError;
 
 /// The form of the documents. Indices of an earlier one are made anew.
-pub(crate) const FORM: u64 = 1;
+pub(crate) const FORM: u64 = 2;
 /// Whose an index is.
 const OWNER: &str = "jangteo";
 /// How long an answer may take.
@@ -82,7 +82,6 @@ impl Client {
         self.ask(Method::Post, path, Some(NdBody::new(lines))).await
     }
 
-    #[cfg(test)]
     pub(crate) async fn delete(&self, path: &str) -> Result<Answer, SearchError> {
         self.ask::<JsonBody<Value>>(Method::Delete, path, None).await
     }
@@ -106,7 +105,7 @@ impl Client {
             Err(why) => return Err(self.away(&why)),
         };
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-            return Err(self.refused(&Answer { status: status.as_u16(), body }));
+            return Err(SearchError::Failed(self.refusal(&Answer { status: status.as_u16(), body })));
         }
         Ok(Answer { status: status.as_u16(), body })
     }
@@ -120,14 +119,16 @@ impl Client {
         SearchError::Unavailable(format!("Elasticsearch at {} did not answer: {deepest}", self.address))
     }
 
-    /// An answer that cannot be used.
-    pub(crate) fn refused(&self, answer: &Answer) -> SearchError {
-        SearchError::Unavailable(format!("Elasticsearch at {} refused: {}", self.address, answer.reason()))
+    fn refusal(&self, answer: &Answer) -> String {
+        format!("Elasticsearch at {} refused: {}", self.address, answer.reason())
     }
 
     /// An answer that must be yes.
     pub(crate) fn accepted(&self, answer: Answer) -> Result<Value, SearchError> {
-        if (200..300).contains(&answer.status) { Ok(answer.body) } else { Err(self.refused(&answer)) }
+        if (200..300).contains(&answer.status) {
+            return Ok(answer.body);
+        }
+        Err(SearchError::Unavailable(self.refusal(&answer)))
     }
 
     /// The index behind an alias, if there is one of ours.
@@ -157,41 +158,83 @@ impl Client {
         }
     }
 
-    /// Makes an empty index that no alias stands for yet; its name.
-    pub(crate) async fn make(&self, alias: &str, after: Option<&str>) -> Result<String, SearchError> {
-        let number = after.and_then(|index| index.rsplit_once('-')?.1.parse::<u64>().ok()).unwrap_or(0);
-        for number in number + 1..number + 10 {
-            let index = format!("{alias}-{number:06}");
-            let answer = self.put(&format!("/{index}"), described()).await?;
-            // Left behind by somebody who was killed, or being made by another replica at this moment.
-            if answer.status == 400 && answer.reason().contains("already exists") {
-                continue;
-            }
-            return self.accepted(answer).map(|_| index);
-        }
-        Err(SearchError::Unavailable(format!(
-            "there are too many indices named {alias}-NUMBER; delete those without alias"
-        )))
+    /// Makes an empty index that the alias does not stand for yet.
+    pub(crate) async fn make(&self, index: &str) -> Result<(), SearchError> {
+        self.accepted(self.put(&format!("/{index}"), described(index)).await?).map(drop)
     }
 
-    /// Lets an alias stand for an index, and deletes the one for which it stood, in one step.
+    /// Deletes an index, if it is there.
+    pub(crate) async fn remove(&self, index: &str) -> Result<(), SearchError> {
+        match self.delete(&format!("/{index}")).await? {
+            answer if answer.lacks_index() => Ok(()),
+            answer => self.accepted(answer).map(drop),
+        }
+    }
+
+    /// The indices of ours that are named after an alias, which does not stand for them.
+    pub(crate) async fn left_beside(&self, alias: &str) -> Result<Vec<String>, SearchError> {
+        let listed = self.accepted(self.get(&format!("/{alias}-*")).await?)?;
+        let left = listed.as_object().into_iter().flatten().filter(|(index, described)| {
+            // Not those of another alias, the name of which begins with this one's.
+            let own = index.strip_prefix(alias).and_then(|rest| rest.strip_prefix('-'));
+            own.is_some_and(|own| own.chars().all(|letter| letter.is_ascii_alphanumeric()))
+                && described["mappings"]["_meta"]["owner"] == OWNER
+                && described["aliases"].get(alias).is_none()
+        });
+        Ok(left.map(|(index, _)| index.clone()).collect())
+    }
+
+    /// Lets an alias stand for an index, and deletes the one for which it stood, in one step: not at all if that is not there any
+    /// more, or if there was none and another was faster, for an alias has one index that is written.
     pub(crate) async fn put_in_place(
         &self,
         alias: &str,
         index: &str,
         instead: Option<&str>,
     ) -> Result<(), SearchError> {
-        let add = json!({"add": {"index": index, "alias": alias, "is_write_index": true}});
-        let remove = instead.map(|index| json!({"remove_index": {"index": index}}));
-        let actions: Vec<_> = std::iter::once(add).chain(remove).collect();
-        self.accepted(self.post("/_aliases", json!({"actions": actions})).await?).map(drop)
+        self.accepted(self.change(alias, Some(index), instead).await?).map(drop)
+    }
+
+    /// Deletes indices beside the one for which an alias stands; whether that was still so.
+    ///
+    /// Danger: what a killed process asked for last may be carried out late, so that one of these takes its place before they are
+    /// deleted. Then the one that stood there is gone, and nothing may be deleted: hence one step, which names it.
+    pub(crate) async fn remove_beside(
+        &self,
+        alias: &str,
+        behind: Option<&str>,
+        left: &[String],
+    ) -> Result<bool, SearchError> {
+        match self.change(alias, behind, left.iter().map(String::as_str)).await? {
+            answer if answer.lacks_index() => Ok(false),
+            answer => self.accepted(answer).map(|_| true),
+        }
+    }
+
+    /// Lets an alias stand for an index and deletes others, in one step; nothing of it if one of them is not there.
+    async fn change<'a>(
+        &self,
+        alias: &str,
+        index: Option<&str>,
+        without: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Answer, SearchError> {
+        let add = index.map(|index| json!({"add": {"index": index, "alias": alias, "is_write_index": true}}));
+        let remove = without.into_iter().map(|index| json!({"remove_index": {"index": index}}));
+        let actions: Vec<_> = add.into_iter().chain(remove).collect();
+        self.post("/_aliases", json!({"actions": actions})).await
     }
 }
 
+/// The alias by which an index is written, and nothing else is. It is made with it and goes with it.
+pub(crate) fn writer(index: &str) -> String {
+    format!("{index}.writer")
+}
+
 /// Settings and mapping. Tokens are made here, by [`crate::words`]: the server only takes them apart at the spaces.
-fn described() -> Value {
+fn described(index: &str) -> Value {
     let unseen = json!({"type": "keyword", "index": false, "doc_values": false});
     json!({
+        "aliases": {writer(index): {}},
         "settings": {
             "number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": REFRESH,
             "analysis": {

@@ -26,7 +26,7 @@ use store::Version;
 use uuid::Uuid;
 
 use crate::words::{Term, tokens};
-use crate::{Checkpoint, Document, Index, Query, SearchError};
+use crate::{Change, Checkpoint, Document, Index, Query, SearchError};
 
 /// The form of the file. Another one is made anew.
 const FORM: i64 = 3;
@@ -204,29 +204,39 @@ fn put(db: &Connection, document: &Document) -> rusqlite::Result<()> {
     Ok(())
 }
 
+fn read_checkpoint(db: &Connection) -> rusqlite::Result<Checkpoint> {
+    let row = |row: &rusqlite::Row<'_>| {
+        let (position, event) = (row.get::<_, i64>(0)? as u64, Uuid::from_bytes(row.get(1)?));
+        Ok(Checkpoint { position, event })
+    };
+    let read = db.prepare_cached("SELECT position, event FROM progress")?.query_row([], row).optional()?;
+    Ok(read.unwrap_or_default())
+}
+
 #[async_trait]
 impl Index for Fts {
-    async fn write(&self, documents: Vec<Document>, checkpoint: Checkpoint) -> Result<(), SearchError> {
+    async fn write(&self, change: Change) -> Result<(), SearchError> {
+        let Change { after, documents, checkpoint } = change;
         let change = move |db: &mut Connection| {
             let step = db.transaction()?;
-            documents.iter().try_for_each(|document| put(&step, document))?;
+            let at = read_checkpoint(&step)?.position;
+            if at < after {
+                return Ok(Some(at));
+            }
+            documents.iter().try_for_each(|(_, document)| put(&step, document))?;
             let position = i64::try_from(checkpoint.position).unwrap_or(i64::MAX);
             step.prepare_cached("INSERT OR REPLACE INTO progress VALUES (1, ?1, ?2)")?
                 .execute(params![position, checkpoint.event.as_bytes()])?;
-            step.commit()
+            step.commit().map(|()| None)
         };
-        self.change(change).await
+        match self.change(change).await? {
+            None => Ok(()),
+            Some(at) => Err(SearchError::not_so_far(at, after)),
+        }
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint, SearchError> {
-        let read = |db: &Connection| {
-            let row = |row: &rusqlite::Row<'_>| {
-                let (position, event) = (row.get::<_, i64>(0)? as u64, Uuid::from_bytes(row.get(1)?));
-                Ok(Checkpoint { position, event })
-            };
-            db.query_row("SELECT position, event FROM progress", [], row).optional()
-        };
-        self.read(read).map(Option::unwrap_or_default)
+        self.read(read_checkpoint)
     }
 
     async fn version(&self, id: &str) -> Result<Version, SearchError> {

@@ -12,10 +12,11 @@
 //! |---|---|
 //! | [`words`] | PURE: the words of a text, and what a search for some means |
 //! | [`fts`] | the index on SQLite's FTS5 |
-//! | `elastic.rs`, `elastic_client.rs` | the index on Elasticsearch |
-//! | [`projection`] | follows the log and writes the index; rebuilds it |
+//! | `elastic.rs`, `elastic_index.rs`, `elastic_client.rs` | the index on Elasticsearch |
+//! | [`projection`] | follows the log and writes the index |
+//! | [`rebuild`] | makes an index anew beside the old one, and puts it in its place |
 //!
-//! [`Index`] is the port. A [`Document`] is a function of a stream at a version, so that whatever is written twice, or by two, is
+//! [`Index`] is the port, and [`Shared`] that of an index which replicas have together. A [`Document`] is a function of a stream at a version, so that whatever is written twice, or by two, is
 //! the newest in the end. Whose a document is, is part of the search in the index: nothing is filtered afterwards.
 //!
 //! # Limits
@@ -28,11 +29,15 @@ mod contract;
 pub mod elastic;
 #[cfg(feature = "infra")]
 mod elastic_client;
+#[cfg(feature = "infra")]
+mod elastic_index;
 pub mod fts;
 pub mod projection;
+pub mod rebuild;
 pub mod words;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -67,6 +72,17 @@ pub struct Checkpoint {
     pub position: Position,
     /// The event there: another log has another.
     pub event: Uuid,
+}
+
+/// What a page of the log makes of an index.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The page begins after this position: an index that is not so far must not be written.
+    pub after: Position,
+    /// Each with where the page has it first, in that order: the place of a document that is new.
+    pub documents: Vec<(Position, Document)>,
+    /// How far the log is in the index then.
+    pub checkpoint: Checkpoint,
 }
 
 /// A search.
@@ -109,6 +125,23 @@ pub enum SearchError {
     /// The index cannot be read or written, or is not complete yet. Try again later.
     #[error("the search index is unavailable: {0}")]
     Unavailable(String),
+    /// The server answered, and did not do it: the index that was asked is deleted, or about to be, or the server is in trouble.
+    #[error("the search index is unavailable: {0}")]
+    Failed(String),
+}
+
+impl SearchError {
+    /// It was asked for what it must show, and does not yet.
+    pub(crate) fn unseen(id: &str, version: Version) -> SearchError {
+        SearchError::Unavailable(format!("version {version} of {id} is not in it yet; try again soon"))
+    }
+
+    /// It was to be written from further on than it is.
+    pub(crate) fn not_so_far(at: Position, after: Position) -> SearchError {
+        SearchError::Unavailable(format!(
+            "it is at position {at} and was to go on after {after}: another has its place; it goes on from there"
+        ))
+    }
 }
 
 impl From<SearchError> for Refusal {
@@ -130,9 +163,12 @@ pub(crate) fn seen(text: &str) -> Result<(&str, Version), SearchError> {
 /// The port: an index over documents that were written in some order.
 #[async_trait]
 pub trait Index: Send + Sync + 'static {
-    /// Writes documents and how far the log is in it: the checkpoint is never ahead of the documents. A document keeps its place in the order, which is that of
-    /// their first writing.
-    async fn write(&self, documents: Vec<Document>, checkpoint: Checkpoint) -> Result<(), SearchError>;
+    /// Writes documents and how far the log is in it: the checkpoint is never ahead of the documents. A document keeps its place in
+    /// the order, which is that of their first writing.
+    ///
+    /// # Errors
+    /// If it cannot be written, or is not so far as the change begins: what lies between would be lost.
+    async fn write(&self, change: Change) -> Result<(), SearchError>;
 
     /// How far the log is in it.
     async fn checkpoint(&self) -> Result<Checkpoint, SearchError>;
@@ -146,13 +182,43 @@ pub trait Index: Send + Sync + 'static {
     /// Every document's name and version, oldest first.
     async fn all(&self) -> Result<Vec<(String, Version)>, SearchError>;
 
-    /// Forgets everything.
+    /// Forgets everything. Where replicas have it together there is none then, and searches are refused, until another is put in
+    /// its place.
     async fn clear(&self) -> Result<(), SearchError>;
 
-    /// Whether all replicas of the service have this one together: then one of them writes it.
-    fn is_shared(&self) -> bool {
-        false
+    /// Itself, if all replicas of the service have it together: then one of them writes it.
+    fn shared(&self) -> Option<&dyn Shared> {
+        None
     }
+}
+
+/// What is there of an index that replicas have together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// One that this program writes.
+    Current,
+    /// One of an earlier form, which can be searched, and is not written any more.
+    Earlier,
+    /// None, or one of a form that cannot be searched any more.
+    Absent,
+}
+
+/// The port: an index that replicas have together. One is only ever put there when it is complete, so that whatever is there
+/// may be searched.
+#[async_trait]
+pub trait Shared: Index {
+    /// What is there.
+    async fn standing(&self) -> Result<Standing, SearchError>;
+
+    /// Removes what was made beside it and never put in its place.
+    async fn tidy(&self) -> Result<(), SearchError>;
+
+    /// Makes an empty one beside it, which no search reaches; its name, and itself.
+    async fn beside(&self) -> Result<(String, Arc<dyn Index>), SearchError>;
+
+    /// Puts the one of this name, which was made beside it, in its place, and deletes what was there, in one step. Whatever is in
+    /// it is seen from then on.
+    async fn put_in_place(&self, name: &str) -> Result<(), SearchError>;
 }
 
 const TOKEN_BYTES: usize = 16;

@@ -13,16 +13,15 @@
 //! checkpoint before it: a program that reads it goes on from there, and so does this one once the event was repaired. A log that lacks the checkpoint's event is another log:
 //! the index is made anew. Until the end of the log as it was at the start is reached, searches are refused.
 //!
-//!
-//! Where all replicas have one index together, the one writes that has the lease `projector-<name>` ([`Turn`]).
+//! Where all replicas have one index together, the one writes that has the lease `projector-<name>` ([`Turn`]). Where there is none,
+//! or one of an earlier form, it makes one beside ([`crate::rebuild`]), which all of them search once it is complete.
 //!
 //! # Limits
 //! Woken by the log, it waits [`PAUSE`] before it looks, so that a stream that changes quickly is written once: what is found is
 //! that much behind. A search that must see a write waits for it ([`Projector::wait_for`]).
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,8 +35,8 @@ use telemetry::trouble::Trouble;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::fts::Fts;
-use crate::{Checkpoint, Document, Index, Page, Query, SearchError};
+use crate::rebuild::{Rebuilt, renew};
+use crate::{Change, Checkpoint, Document, Index, Page, Query, SearchError, Shared, Standing};
 
 /// How long is waited once the log grew.
 pub const PAUSE: Duration = Duration::from_millis(100);
@@ -49,8 +48,10 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const AFTER_UNREADABLE: Duration = Duration::from_secs(3);
 /// How long a search waits for what it must see.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Why searches are refused while the index is one of another log.
+const ANOTHER_LOG: &str = "it was made from another log than the one that is there; it is made anew";
 /// So many events are read at once.
-const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 
 /// What a service's streams look like in its index.
 #[async_trait]
@@ -99,6 +100,8 @@ struct Inner {
     projection: Arc<dyn Projection>,
     meters: Meters,
     complete: AtomicBool,
+    /// Where the log ended when this replica first saw its end and another wrote; 0 before.
+    end: AtomicU64,
     /// Why the index does not get on; empty if it does.
     held_up: Mutex<String>,
     written: watch::Sender<()>,
@@ -126,8 +129,8 @@ impl Projector {
         meters: &Meters,
     ) -> Projector {
         let (process, meters, complete) = (process.clone(), meters.clone(), AtomicBool::new(false));
-        let (held_up, written) = (Mutex::default(), watch::Sender::new(()));
-        Projector(Arc::new(Inner { process, store, index, projection, meters, complete, held_up, written }))
+        let (end, held_up, written) = (AtomicU64::new(0), Mutex::default(), watch::Sender::new(()));
+        Projector(Arc::new(Inner { process, store, index, projection, meters, complete, end, held_up, written }))
     }
 
     fn held_up(&self) -> MutexGuard<'_, String> {
@@ -149,28 +152,22 @@ impl Projector {
     async fn run(&self, turn: &mut Turn) {
         let part = format!("{} search", self.0.projection.name());
         let mut growth = self.0.store.growth();
-        let (mut begun, mut trouble) = (false, Trouble::default());
+        let (mut trouble, mut ends) = (Trouble::default(), 0_u64);
         loop {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
-            let stepped = async {
-                if self.0.index.is_shared() && !turn.is_mine().await? {
-                    begun = false;
-                    return self.stand_by().await.map(|()| None);
-                }
-                if !begun {
-                    self.begin().await?;
-                    begun = true;
-                }
-                self.step().await.map(Some)
-            };
-            let stepped = stepped.await;
+            let stepped = self.look(turn).await;
             self.tell(&mut trouble, &stepped);
+            if let Ok(Some(events)) = stepped {
+                // Under load there is always more: a second page that is not full was read at the end too.
+                ends = if events < PAGE { ends + 1 } else { 0 };
+                if events == 0 || ends == 2 {
+                    self.now_complete();
+                }
+            }
             match stepped {
                 Ok(None) => sleep(EVERY).await,
                 Ok(Some(0)) => {
-                    self.0.complete.store(true, Ordering::Relaxed);
-                    self.0.process.health.ready(&part);
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
                     sleep(PAUSE).await;
@@ -195,7 +192,7 @@ impl Projector {
         let projection = self.0.projection.name();
         *self.held_up() = match stepped {
             Ok(_) => String::new(),
-            Err(Stopped::Index(SearchError::Unavailable(why))) => why.clone(),
+            Err(Stopped::Index(SearchError::Unavailable(why) | SearchError::Failed(why))) => why.clone(),
             Err(why) => why.to_string(),
         };
         match stepped {
@@ -209,32 +206,70 @@ impl Projector {
         }
     }
 
-    /// Another replica writes: searches are answered once it has come to the end of the log.
-    async fn stand_by(&self) -> Result<(), Stopped> {
-        let Inner { process, store, index, projection, meters, complete, .. } = self.0.as_ref();
-        meters.age.with_label_values(&[projection.name()]).set(0.0);
+    /// Does what there is to do: how many events were projected, or `None` where another replica does that.
+    async fn look(&self, turn: &mut Turn) -> Result<Option<usize>, Stopped> {
+        let Some(shared) = self.0.index.shared() else { return self.step().await.map(Some) };
+        if !turn.is_mine().await? {
+            self.0.meters.age.with_label_values(&[self.0.projection.name()]).set(0.0);
+            return self.stand_by(shared.standing().await?).await.map(|()| None);
+        }
+        let standing = shared.standing().await?;
+        if standing == Standing::Earlier {
+            let checkpoint = self.0.index.checkpoint().await?;
+            if page_after(self.0.store.as_ref(), checkpoint, 1).await?.is_none() {
+                return self.forget(checkpoint).await.map(|()| None);
+            }
+            // It was complete when it was put there, and answers until its successor is. It is as much behind by then, for nobody
+            // writes it.
+            self.now_complete();
+        }
+        if standing != Standing::Current {
+            self.make_anew(shared).await?;
+        }
+        self.step().await.map(Some)
+    }
+
+    fn now_complete(&self) {
+        self.0.complete.store(true, Ordering::Relaxed);
+        self.0.process.health.ready(&format!("{} search", self.0.projection.name()));
+    }
+
+    /// Another replica writes: searches are answered once it has come to the end of the log as it was.
+    async fn stand_by(&self, standing: Standing) -> Result<(), Stopped> {
+        let Inner { store, index, complete, end, .. } = self.0.as_ref();
         if !complete.load(Ordering::Relaxed) {
-            let position = index.checkpoint().await?.position;
-            if !store.read_all(position, 1).await?.is_empty() {
+            let checkpoint = index.checkpoint().await?;
+            let page = page_after(store.as_ref(), checkpoint, PAGE).await?;
+            let page = page.ok_or_else(|| SearchError::Unavailable(ANOTHER_LOG.to_owned()))?;
+            let last = page.last().and_then(|last| last.position);
+            if end.load(Ordering::Relaxed) == 0 && page.len() < PAGE {
+                end.store(last.unwrap_or(checkpoint.position), Ordering::Relaxed);
+            }
+            let reached = last.is_none() || (1..=checkpoint.position).contains(&end.load(Ordering::Relaxed));
+            if !reached && standing != Standing::Earlier {
                 return Ok(());
             }
-            complete.store(true, Ordering::Relaxed);
         }
-        process.health.ready(&format!("{} search", projection.name()));
+        self.now_complete();
         Ok(())
     }
 
-    /// Makes the index anew if it was made from another log.
-    async fn begin(&self) -> Result<(), Stopped> {
-        let Checkpoint { position, event } = self.0.index.checkpoint().await?;
-        let Some(before) = position.checked_sub(1) else { return Ok(()) };
-        let there = self.0.store.read_all(before, 1).await?;
-        if there.first().is_none_or(|recorded| recorded.event.id != event) {
-            let projection = self.0.projection.name();
-            tracing::warn!(projection, position, "the log is another than the one of the index, which is made anew");
-            self.0.index.clear().await?;
-        }
+    async fn make_anew(&self, shared: &dyn Shared) -> Result<(), Stopped> {
+        let Inner { process, store, projection, .. } = self.0.as_ref();
+        let name = projection.name();
+        tracing::info!(projection = name, "the search index is made");
+        let Rebuilt { documents, .. } = renew(store, projection.as_ref(), shared, process.ids.next()).await?;
+        tracing::info!(projection = name, documents, "the search index is complete");
         Ok(())
+    }
+
+    /// The index was made from another log, and shows what this one does not hold.
+    async fn forget(&self, Checkpoint { position, .. }: Checkpoint) -> Result<(), Stopped> {
+        let projection = self.0.projection.name();
+        tracing::warn!(projection, position, "the log is another than the one of the index, which is made anew");
+        self.0.complete.store(false, Ordering::Relaxed);
+        self.0.index.clear().await?;
+        Err(SearchError::Unavailable(ANOTHER_LOG.to_owned()).into())
     }
 
     /// Projects one page; how many events it had.
@@ -245,15 +280,18 @@ impl Projector {
         let Inner { process, store, index, projection, meters, written, .. } = self.0.as_ref();
         let name = [projection.name()];
         let checkpoint = index.checkpoint().await?;
-        let page = store.read_all(checkpoint.position, PAGE).await?;
+        let Some(page) = page_after(store.as_ref(), checkpoint, PAGE).await? else {
+            return self.forget(checkpoint).await.map(|()| 0);
+        };
         meters.position.with_label_values(&name).set(checkpoint.position as f64);
         let age = page.first().map_or(Duration::ZERO, |oldest| process.clock.now().since(oldest.timestamp));
         meters.age.with_label_values(&name).set(age.as_secs_f64());
-        let Some((position, last)) = page.last().and_then(|last| Some((last.position?, last))) else { return Ok(0) };
-        let documents = documents(projection.as_ref(), store.as_ref(), &page).await?;
-        index.write(documents, Checkpoint { position, event: last.event.id }).await?;
-        written.send_replace(());
-        Ok(page.len())
+        let events =
+            write_page(store.as_ref(), projection.as_ref(), index.as_ref(), checkpoint.position, &page).await?;
+        if events > 0 {
+            written.send_replace(());
+        }
+        Ok(events)
     }
 
     /// A page of what a query finds.
@@ -269,8 +307,7 @@ impl Projector {
         if !query.seen.is_empty() {
             let (id, version) = crate::seen(&query.seen)?;
             if !self.wait_for(id, version, PATIENCE).await? {
-                let message = format!("version {version} of {id} is not in it yet; try again soon");
-                return Err(SearchError::Unavailable(message));
+                return Err(SearchError::unseen(id, version));
             }
         }
         crate::search(self.0.index.as_ref(), query).await
@@ -284,7 +321,7 @@ impl Projector {
         let until = Instant::now() + patience;
         let mut written = self.0.written.subscribe();
         // What another replica writes wakes nobody here.
-        let look = if self.0.index.is_shared() { PAUSE } else { patience };
+        let look = if self.0.index.shared().is_some() { PAUSE } else { patience };
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if self.0.index.version(id).await? >= version {
@@ -298,103 +335,54 @@ impl Projector {
     }
 }
 
-/// The streams that a page touches, as documents, in the order in which they come in it.
+/// Up to `limit` events of the log after a checkpoint; `None` if it is the checkpoint of another log.
+pub(crate) async fn page_after(
+    store: &dyn Store,
+    Checkpoint { position, event }: Checkpoint,
+    limit: usize,
+) -> Result<Option<Vec<Recorded>>, ReadError> {
+    let Some(before) = position.checked_sub(1) else { return store.read_all(0, limit).await.map(Some) };
+    let mut page = store.read_all(before, limit + 1).await?;
+    let same = page.first().is_some_and(|last| last.event.id == event);
+    Ok(same.then(|| page.split_off(1)))
+}
+
+/// Writes what a page of the log, which begins after a position, makes of an index; how many events it has.
+pub(crate) async fn write_page(
+    store: &dyn Store,
+    projection: &dyn Projection,
+    index: &dyn Index,
+    after: Position,
+    page: &[Recorded],
+) -> Result<usize, Stopped> {
+    let Some((position, last)) = page.last().and_then(|last| Some((last.position?, last))) else { return Ok(0) };
+    let documents = documents(projection, store, page).await?;
+    let checkpoint = Checkpoint { position, event: last.event.id };
+    index.write(Change { after, documents, checkpoint }).await?;
+    Ok(page.len())
+}
+
+/// The streams that a page touches, as documents, each with where it comes in the page first, in that order.
 async fn documents(
     projection: &dyn Projection,
     store: &dyn Store,
     page: &[Recorded],
-) -> Result<Vec<Document>, ReadError> {
+) -> Result<Vec<(Position, Document)>, ReadError> {
     let mut seen = BTreeSet::new();
     let mut documents = vec![];
     for recorded in page {
         let stream = &recorded.stream;
         if projection.concerns(stream) && seen.insert(stream) {
-            documents.extend(projection.document(store, stream).await?);
+            let document = projection.document(store, stream).await?;
+            documents.extend(recorded.position.zip(document));
         }
     }
     Ok(documents)
 }
 
-/// What a rebuild found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rebuilt {
-    /// How many documents the new index has.
-    pub documents: usize,
-    /// How many of them the old one had not, or otherwise, and how many it had too many.
-    pub differences: usize,
-}
-
-/// Makes the index in `file` anew beside the old one, compares both, and puts the new one in its place. Nobody else has the
-/// file open. Killed anywhere, one whole index is there: the old or the new.
-///
-/// # Errors
-/// If the log cannot be read, or a file cannot be written.
-pub async fn rebuild(store: &dyn Store, projection: &dyn Projection, file: &Path) -> Result<Rebuilt, Stopped> {
-    let mut beside = file.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
-    let broken = |why: std::io::Error| SearchError::Unavailable(format!("{}: {why}", file.display()));
-    crate::fts::remove(beside).map_err(broken)?;
-    let new = Fts::open(beside)?;
-    let rebuilt = make_again(store, projection, &Fts::open(file)?, &new).await?;
-    // Closing it writes its log back: one file is all there is.
-    drop(new);
-    std::fs::File::open(beside).and_then(|file| file.sync_all()).map_err(broken)?;
-    crate::fts::remove(file).map_err(broken)?;
-    // Danger: killed here, there is no index, and the next start makes it.
-    std::fs::rename(beside, file).map_err(broken)?;
-    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(broken)?;
-    }
-    Ok(rebuilt)
-}
-
-/// Makes a new index from the log, and compares an old one with it.
-async fn make_again(
-    store: &dyn Store,
-    projection: &dyn Projection,
-    old: &dyn Index,
-    new: &dyn Index,
-) -> Result<Rebuilt, Stopped> {
-    follow(store, projection, new, Position::MAX).await?;
-    let end = new.checkpoint().await?.position;
-    // What the old one had not read yet is no difference.
-    follow(store, projection, old, end).await?;
-    let all = new.all().await?;
-    Ok(Rebuilt { documents: all.len(), differences: differences(&old.all().await?, &all) })
-}
-
-/// How many documents are in one of two lists only, or in another version.
-fn differences(old: &[(String, Version)], new: &[(String, Version)]) -> usize {
-    let (old, new): (BTreeMap<_, _>, BTreeMap<_, _>) = (old.iter().cloned().collect(), new.iter().cloned().collect());
-    let kept = old.iter().filter(|(id, version)| new.get(*id) == Some(version)).count();
-    old.keys().chain(new.keys()).collect::<BTreeSet<_>>().len() - kept
-}
-
-async fn follow(
-    store: &dyn Store,
-    projection: &dyn Projection,
-    index: &dyn Index,
-    end: Position,
-) -> Result<(), Stopped> {
-    let mut looks = 0;
-    loop {
-        let after = index.checkpoint().await?.position;
-        let page = store.read_all(after, PAGE).await?;
-        let Some((position, last)) = page.last().and_then(|last| Some((last.position?, last))) else {
-            // A store may show its latest positions on the second look only.
-            looks += 1;
-            if looks == 2 || after >= end {
-                return Ok(());
-            }
-            continue;
-        };
-        looks = 0;
-        let documents = documents(projection, store, &page).await?;
-        index.write(documents, Checkpoint { position, event: last.event.id }).await?;
-    }
-}
-
+#[cfg(test)]
+#[path = "shared_tests.rs"]
+mod shared_tests;
 #[cfg(test)]
 #[path = "projection_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use inventory::catalogue;
 use program::process::{self, Settings};
+use program::rebuild::{self, Command};
 use program::servers::{Cached, Search, Servers};
 use search::projection::Meters;
 use telemetry::metrics::Red;
@@ -11,10 +12,14 @@ use telemetry::metrics::Red;
 /// Jangteo's inventory service: catalogue, prices and stock.
 ///
 /// SIGTERM or Ctrl-C ends it within 25 seconds. It ends with 0; with 1 if it could not start, 2 if its settings are wrong, 3 if
-/// work under way was cut off, which goes on at the next start.
+/// work under way was cut off, which goes on at the next start. `rebuild` has the same settings, and ends with 0, or with 1 if
+/// the index stays as it was.
 #[derive(Parser)]
 #[command(version)]
 struct Config {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     settings: Settings,
 
@@ -29,9 +34,12 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, servers, search, cached } = Config::parse();
+    let Config { command, settings, servers, search, cached } = Config::parse();
+    if let Some(Command::Rebuild) = command {
+        return rebuild::run(&servers, &search, &inventory::found::Found);
+    }
     process::run(&settings, servers.listen, async |process, _| {
-        let (messages, index) = (servers.messages(&process)?, search.index(&servers, "product")?);
+        let (messages, index) = (servers.messages(&process)?, search.index(&process, &servers, "product")?);
         let cache = cached.cache(&servers, "inventory")?;
         let store = servers.store(&process, "inventory").await?;
         let (meters, red) = (Meters::new(&process), Red::new(&process.metrics, "grpc"));

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::bail;
 use decider::Decider;
-use search::projection::{self, Rebuilt};
+use search::rebuild::{self, Rebuilt};
 use serde::de::DeserializeOwned;
 use store::seal::{self, Verdict};
 use store::{Store, StreamId, Version, folded};
@@ -40,9 +40,8 @@ pub async fn rebuild(folder: &Folder, stores: Stores, out: &mut impl Write) -> a
     let Stores { order, inventory, order_search, product_search, .. } = stores;
     // Nobody else may have the files open.
     drop((order_search, product_search));
-    let of_orders = projection::rebuild(order.as_ref(), &order::found::Found, &folder.index("order")).await?;
-    let of_products =
-        projection::rebuild(inventory.as_ref(), &inventory::found::Found, &folder.index("product")).await?;
+    let of_orders = rebuild::rebuild(order.as_ref(), &order::found::Found, &folder.index("order")).await?;
+    let of_products = rebuild::rebuild(inventory.as_ref(), &inventory::found::Found, &folder.index("product")).await?;
     for (name, Rebuilt { documents, differences }) in [("order", of_orders), ("product", of_products)] {
         writeln!(out, "{name} search: {documents} documents; {differences} were not as they are now")?;
     }

@@ -5,6 +5,7 @@ use anyhow::anyhow;
 use clap::Parser;
 use order::Neighbours;
 use program::process::{self, Settings};
+use program::rebuild::{self, Command};
 use program::servers::{self, Search, Servers};
 use search::projection::Meters;
 use telemetry::metrics::Red;
@@ -12,10 +13,14 @@ use telemetry::metrics::Red;
 /// Jangteo's order service: orders, and the sagas that carry them through the other services.
 ///
 /// SIGTERM or Ctrl-C ends it within 25 seconds. It ends with 0; with 1 if it could not start, 2 if its settings are wrong, 3 if
-/// work under way was cut off, which goes on at the next start.
+/// work under way was cut off, which goes on at the next start. `rebuild` has the same settings, and ends with 0, or with 1 if
+/// the index stays as it was.
 #[derive(Parser)]
 #[command(version)]
 struct Config {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     #[command(flatten)]
     settings: Settings,
 
@@ -39,9 +44,12 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, servers, search, inventory, payment, shipping } = Config::parse();
+    let Config { command, settings, servers, search, inventory, payment, shipping } = Config::parse();
+    if let Some(Command::Rebuild) = command {
+        return rebuild::run(&servers, &search, &order::found::Found);
+    }
     process::run(&settings, servers.listen, async |process, _| {
-        let (messages, index) = (servers.messages(&process)?, search.index(&servers, "order")?);
+        let (messages, index) = (servers.messages(&process)?, search.index(&process, &servers, "order")?);
         let neighbours = Neighbours {
             inventory: servers::to(&process, "inventory", &inventory)?,
             payment: servers::to(&process, "payment", &payment)?,

@@ -5,7 +5,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use crate::proxy::Proxy;
 use crate::servers::Servers;
-use crate::service::{PATIENCE, Service};
+use crate::service::{PATIENCE, Service, command};
 
 const SEARCH: &str = "/v1/products?query=tea";
 /// One of the products that inventory begins with.
@@ -91,5 +91,40 @@ async fn a_cache_that_is_away_is_said_once_and_missed_by_nobody() {
     looks().await;
     inventory.says("the cache is back").await;
     inventory.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_operator_has_an_index_made_anew_beside_running_replicas() {
+    let Some(servers) = Servers::find().await else { return };
+    let with = |elasticsearch: &str| servers.settings(&[("JANGTEO_ELASTICSEARCH", elasticsearch.to_owned())]);
+    let (inventory, gateway) = open(&servers, servers.elasticsearch.clone()).await;
+    let mut other = Service::start("inventory", &with(&servers.elasticsearch));
+    other.is_ready().await;
+    search(&gateway, StatusCode::OK, "TEA-BOSEONG-100").await;
+    let rebuild = async |settings: &[(&str, String)], code: i32, said: &str| {
+        let (ended, out, err) = command("inventory", &["rebuild"], settings).await;
+        assert!(ended == Some(code) && format!("{out}{err}").contains(said), "{ended:?} {out} {err}");
+        out
+    };
+    let alias = format!("/{}-jangteo-product", servers.name);
+    let path = format!("{alias}/_doc/TEA-BOSEONG-100?refresh=true");
+    // Of an alias that stands for one index, it is known which one is meant.
+    servers.elastic(Method::DELETE, &path, &Value::Null).await;
+    let out = rebuild(&with(&servers.elasticsearch), 0, "documents; 1 were not as they are now").await;
+    assert!(out.starts_with("product search: "), "{out}");
+    search(&gateway, StatusCode::OK, "TEA-BOSEONG-100").await;
+    rebuild(&with(&servers.elasticsearch), 0, "documents; 0 were not as they are now").await;
+    let indices = servers.elastic(Method::GET, &format!("{alias}*"), &Value::Null).await;
+    assert_eq!(indices.as_object().unwrap().len(), 1, "{indices}");
+    rebuild(&with(""), 1, "without JANGTEO_ELASTICSEARCH each replica makes an index of its own").await;
+    rebuild(&with("http://127.0.0.1:1"), 1, "127.0.0.1:1 did not answer").await;
+    let nowhere =
+        [with(&servers.elasticsearch), vec![("JANGTEO_POSTGRES", servers.postgres_at("127.0.0.1:1"))]].concat();
+    rebuild(&nowhere, 1, "JANGTEO_POSTGRES").await;
+    for mut service in [inventory, other] {
+        service.is_ready().await;
+        service.stop().await;
+    }
     gateway.stop().await;
 }

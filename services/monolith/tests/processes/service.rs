@@ -35,6 +35,16 @@ pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
+/// How a program ended that was given arguments, and what it wrote to standard output and to standard error, where no password is.
+pub async fn command(name: &str, arguments: &[&str], settings: &[(&str, String)]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(program(name));
+    command.args(arguments).env_clear().envs(settings.iter().map(|(name, value)| (name, value)));
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let [out, err] = [ended.stdout, ended.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(!out.contains(SECRET) && !err.contains(SECRET), "{out} {err}");
+    (ended.status.code(), out, err)
+}
+
 /// A running process. Dropping it kills it.
 pub struct Service {
     child: Child,
