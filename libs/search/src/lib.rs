@@ -16,8 +16,9 @@
 //! | [`projection`] | follows the log and writes the index |
 //! | [`rebuild`] | makes an index anew beside the old one, and puts it in its place |
 //!
-//! [`Index`] is the port, and [`Shared`] that of an index which replicas have together. A [`Document`] is a function of a stream at a version, so that whatever is written twice, or by two, is
-//! the newest in the end. Whose a document is, is part of the search in the index: nothing is filtered afterwards.
+//! [`Index`] is the port, and [`Shared`] that of an index which replicas have together. A [`Document`] is a function of a stream at a
+//! version, so that whatever is written twice, or by two, is the newest in the end. Whose a document is, is part of the search in
+//! the index: nothing is filtered afterwards.
 //!
 //! # Limits
 //! A found document may be some moments behind its stream; the service shows the stream as it is. What was found is ordered
