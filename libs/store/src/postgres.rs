@@ -108,7 +108,10 @@ impl Postgres {
             sqlx::Error::Database(said) if said.code().is_some_and(|code| code.starts_with("XX00")) => {
                 ReadError::Corrupt(sentence)
             }
-            _ => ReadError::Unavailable(sentence),
+            sqlx::Error::Database(_) => ReadError::Unavailable(sentence),
+            // A way that was cut, one that nobody answers and a pool that waits for one are the same to whoever asked, who says it
+            // once; how it came about is the writer's and the sequencer's to say.
+            _ => ReadError::Unavailable(format!("{} cannot be reached", self.name)),
         }
     }
 }
