@@ -66,6 +66,21 @@ pub(crate) fn down(cargo: &Cargo) -> Result<(), Failed> {
     Fleet::read(cargo, &[])?.down()
 }
 
+/// Forgets what processes keep of logs that are gone with their servers: the seals of an emptied log would be taken for a log that
+/// was cut short.
+///
+/// # Errors
+/// If the shop's processes run, or their files cannot be removed.
+pub(crate) fn forget(cargo: &Cargo) -> Result<(), Failed> {
+    let fleet = Fleet::read(cargo, &[])?;
+    if fleet.runs() {
+        return Err(Failed::new(
+            "the shop's processes run on them: `cargo xtask down` first, and then `cargo xtask infra reset`",
+        ));
+    }
+    fs::remove_dir_all(&fleet.run).map_err(|why| broken(&fleet.run, &why))
+}
+
 impl Fleet {
     /// The fleet that the arguments of `up` ask for.
     ///

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::fleet;
 use crate::packages;
 use crate::processes::Process;
 use crate::servers::{Place, Server, broken};
@@ -53,7 +54,13 @@ pub(crate) fn run(cargo: &Cargo, arguments: &[&str]) -> Result<(), Failed> {
         "up" => infra.up(&only),
         "down" => infra.down(&only),
         "status" => infra.status(),
-        "reset" => infra.reset(),
+        "reset" => {
+            // First, for it refuses while the shop stands on them.
+            if told.home.is_none() {
+                fleet::forget(cargo)?;
+            }
+            infra.reset()
+        }
         "kill" => infra.kill(&only),
         other => Err(Failed::new(format!("infra has up, down, status, reset and kill, not {other}"))),
     }
