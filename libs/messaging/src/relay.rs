@@ -44,7 +44,7 @@ use crate::meters::Meters;
 use crate::{Bus, BusError, Message, Messages, Partition};
 
 /// How often the log is looked at although nobody said that it grew.
-pub const EVERY: Duration = Duration::from_secs(3);
+pub const EVERY: Duration = Duration::from_secs(5);
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);

@@ -17,8 +17,8 @@
 //! or one of an earlier form, it makes one beside ([`crate::rebuild`]), which all of them search once it is complete.
 //!
 //! # Limits
-//! Woken by the log, it waits [`PAUSE`] before it looks, so that a stream that changes quickly is written once: what is found is
-//! that much behind. A search that must see a write waits for it ([`Projector::wait_for`]).
+//! Woken by the log, it waits [`PAUSE`] before it looks, or [`SHARED_PAUSE`], so that a stream that changes quickly is written
+//! once: what is found is that much behind. A search that must see a write waits for it ([`Projector::wait_for`]).
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -40,8 +40,12 @@ use crate::{Change, Checkpoint, Document, Index, Page, Query, SearchError, Share
 
 /// How long is waited once the log grew.
 pub const PAUSE: Duration = Duration::from_millis(100);
+/// The same where the index is on a server, to which each write is several calls.
+const SHARED_PAUSE: Duration = Duration::from_millis(300);
+/// How often a replica that stands by looks whether it still should.
+const STAND_BY: Duration = Duration::from_millis(500);
 /// How often the log is looked at although nobody said that it grew.
-pub const EVERY: Duration = Duration::from_millis(500);
+pub const EVERY: Duration = Duration::from_secs(5);
 /// How long is waited after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long is waited until an event that cannot be read is read again; the lease is longer.
@@ -166,11 +170,11 @@ impl Projector {
                 }
             }
             match stepped {
-                Ok(None) => sleep(EVERY).await,
+                Ok(None) => sleep(STAND_BY).await,
                 Ok(Some(0)) => {
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
-                    sleep(PAUSE).await;
+                    sleep(if self.0.index.shared().is_some() { SHARED_PAUSE } else { PAUSE }).await;
                 }
                 Ok(Some(_)) => {}
                 Err(Stopped::Log(ReadError::Corrupt(why))) => {

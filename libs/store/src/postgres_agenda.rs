@@ -20,7 +20,7 @@ use clock::Timestamp;
 use tokio::time::Instant;
 
 /// How long a process may go without looking.
-pub(crate) const LONGEST: Duration = Duration::from_secs(2);
+pub(crate) const LONGEST: Duration = Duration::from_secs(4);
 
 /// What one process knows of the timers to come.
 #[derive(Default)]

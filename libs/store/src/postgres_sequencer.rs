@@ -31,7 +31,7 @@ use uuid::Uuid;
 use crate::postgres_schema::{Address, CONNECT};
 
 /// How long a sequencer waits for something to be appended before it looks whether somebody else's is left over.
-pub(crate) const POLL: Duration = Duration::from_secs(3);
+pub(crate) const POLL: Duration = Duration::from_secs(5);
 /// How long is waited after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// A listener that hears nothing for so long connects anew: a server that is gone says nothing either.

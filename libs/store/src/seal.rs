@@ -31,7 +31,7 @@ use crate::{Meta, NewEvent, Position, ReadError, Recorded, Store};
 /// How often the log is looked at for events to seal.
 pub const EVERY: Duration = Duration::from_secs(1);
 /// How often the log is looked at although nobody said that it grew.
-const SELDOM: Duration = Duration::from_secs(5);
+const SELDOM: Duration = Duration::from_secs(9);
 /// So many events are read at once.
 const PAGE: usize = 1_000;
 const SEAL_BYTES: usize = 32;

@@ -22,9 +22,9 @@ use uuid::Uuid;
 use crate::{ReadError, Store};
 
 /// How long a lease runs.
-pub const LENGTH: Duration = Duration::from_secs(5);
+pub const LENGTH: Duration = Duration::from_secs(6);
 /// How long it is believed before the store is asked again.
-pub const RENEW: Duration = Duration::from_millis(1_600);
+pub const RENEW: Duration = Duration::from_millis(2_400);
 
 /// One replica's part in some work.
 pub struct Turn {
