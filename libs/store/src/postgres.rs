@@ -9,7 +9,8 @@
 //!
 //! # Here
 //! [`Postgres`] hands commits through a bounded queue to `postgres_writer.rs`, which has one connection; positions are given
-//! after the commit by `postgres_sequencer.rs`; reads, timers and leases go to a small pool.
+//! after the commit by `postgres_sequencer.rs`; reads, timers and leases go over those of
+//! `postgres_readers.rs`.
 //! `postgres_schema.rs` makes and opens the database.
 //!
 //! # Limits
@@ -24,13 +25,13 @@ use clock::{Clock, Ids, SystemClock, Timestamp};
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 use sqlx::Row;
-use sqlx::postgres::{PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgConnection, PgRow};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::postgres_agenda::Agenda;
+use crate::postgres_readers::Readers;
 use crate::postgres_schema::Address;
 pub use crate::postgres_schema::{OpenError, Refusal};
 use crate::postgres_sequencer::{Appended, Sequencer, listen};
@@ -42,12 +43,6 @@ use crate::{
 
 /// Most commits that wait for the writer.
 const QUEUE: usize = 1024;
-/// Most reads at a time.
-const READERS: u32 = 4;
-/// Longest wait for a connection to read with.
-const ACQUIRE: Duration = Duration::from_secs(2);
-/// Longest read; longer than its statement may take.
-const LIMIT: Duration = Duration::from_secs(15);
 /// Longest lease, so that no sum runs over: some thirty thousand years.
 const MAX_LEASE: i64 = 1 << 60;
 
@@ -56,7 +51,7 @@ const MAX_LEASE: i64 = 1 << 60;
 /// Dropping it revokes no commit that was taken; what is not through by then goes on as long as the runtime does.
 pub struct Postgres {
     name: String,
-    pool: PgPool,
+    readers: Readers,
     clock: Option<Arc<dyn Clock>>,
     queue: mpsc::Sender<Job>,
     growth: watch::Sender<()>,
@@ -75,9 +70,7 @@ impl Postgres {
     pub async fn open(url: &str, clock: Option<Arc<dyn Clock>>) -> Result<Postgres, OpenError> {
         let address = Address::parse(url)?;
         address.prepare().await?;
-        // One that was lost answers `Unavailable` once; asking each time whether it is there would cost a round trip.
-        let pool = PgPoolOptions::new().max_connections(READERS).acquire_timeout(ACQUIRE).test_before_acquire(false);
-        let pool = pool.connect_lazy_with(address.options.clone());
+        let readers = Readers::new(address.clone());
         let (growth, appended) = (watch::Sender::new(()), Arc::new(Appended::default()));
         let id = Ids::random(Arc::new(SystemClock)).next();
         let mut tasks = JoinSet::new();
@@ -87,18 +80,18 @@ impl Postgres {
         let name = address.name.clone();
         let agenda = Arc::new(Agenda::default());
         start(Writer::new(address, clock.clone(), appended, agenda.clone()), jobs);
-        Ok(Postgres { name, pool, clock, queue, growth, agenda, _tasks: tasks })
+        Ok(Postgres { name, readers, clock, queue, growth, agenda, _tasks: tasks })
     }
 
     fn now(&self) -> Option<i64> {
         self.clock.as_ref().map(|clock| clock.now().0)
     }
 
-    async fn read<T>(&self, query: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, ReadError> {
-        match timeout(LIMIT, query).await {
-            Ok(read) => read.map_err(|why| self.sentence(&why)),
-            Err(_) => Err(ReadError::Unavailable(format!("{}: no answer in {} s", self.name, LIMIT.as_secs()))),
-        }
+    async fn read<T>(
+        &self,
+        query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, ReadError> {
+        self.readers.read(query).await.map_err(|why| self.sentence(&why))
     }
 
     fn sentence(&self, why: &sqlx::Error) -> ReadError {
@@ -214,19 +207,18 @@ fn behind(prefix: &str) -> Option<String> {
 impl Store for Postgres {
     async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         let load = sqlx::query(LOAD).bind(&*stream.0).bind(integer(after)).bind(integer(limit as u64));
-        let rows =
-            async { load.fetch_all(&self.pool).await?.iter().map(|row| recorded(row, stream.clone())).collect() };
-        self.read(rows).await
+        self.read(async |db| load.fetch_all(db).await?.iter().map(|row| recorded(row, stream.clone())).collect()).await
     }
 
     async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        let version = sqlx::query_scalar::<_, i64>(VERSION).bind(&*stream.0).fetch_optional(&self.pool);
-        Ok(self.read(version).await?.unwrap_or(0) as Version)
+        let version = sqlx::query_scalar::<_, i64>(VERSION).bind(&*stream.0);
+        Ok(self.read(async |db| version.fetch_optional(db).await).await?.unwrap_or(0) as Version)
     }
 
     async fn streams(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<StreamId>, ReadError> {
         let names = sqlx::query_scalar::<_, String>(NAMES).bind(prefix).bind(after).bind(behind(prefix));
-        let names = self.read(names.bind(integer(limit as u64)).fetch_all(&self.pool)).await?;
+        let names = names.bind(integer(limit as u64));
+        let names = self.read(async |db| names.fetch_all(db).await).await?;
         Ok(names.into_iter().map(StreamId::from).collect())
     }
 
@@ -251,13 +243,14 @@ impl Store for Postgres {
     }
 
     async fn reply(&self, id: &CommitId) -> Result<Option<Vec<u8>>, ReadError> {
-        self.read(sqlx::query_scalar(REPLY).bind(&*id.0).fetch_optional(&self.pool)).await
+        let reply = sqlx::query_scalar(REPLY).bind(&*id.0);
+        self.read(async |db| reply.fetch_optional(db).await).await
     }
 
     async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         let read = sqlx::query(READ_ALL).bind(integer(after)).bind(integer(limit as u64));
-        let rows = async {
-            let rows = read.fetch_all(&self.pool).await?;
+        let rows = async |db: &mut PgConnection| {
+            let rows = read.fetch_all(db).await?;
             rows.iter().map(|row| recorded(row, row.try_get::<&str, _>(11)?.into())).collect()
         };
         self.read(rows).await
@@ -268,7 +261,7 @@ impl Store for Postgres {
         let claim = sqlx::query_as::<_, (Option<i64>, Option<String>, Option<i64>)>(CLAIM);
         let claim = claim.bind(self.now()).bind(microseconds(lease)).bind(integer(limit as u64));
         let (mut claimed, mut seen) = (vec![], None);
-        for (due, key, now) in self.read(claim.fetch_all(&self.pool)).await? {
+        for (due, key, now) in self.read(async |db| claim.fetch_all(db).await).await? {
             match (key, now) {
                 (Some(key), _) => claimed.push((due, key)),
                 (None, now) => seen = now.map(|now| (Timestamp(now), due.map(Timestamp))),
@@ -286,17 +279,16 @@ impl Store for Postgres {
 
     async fn lease(&self, name: &str, holder: Uuid, length: Duration) -> Result<bool, ReadError> {
         let take = sqlx::query(LEASE).bind(self.now()).bind(microseconds(length)).bind(holder).bind(name);
-        Ok(self.read(take.execute(&self.pool)).await?.rows_affected() > 0)
+        Ok(self.read(async |db| take.execute(db).await).await?.rows_affected() > 0)
     }
 
     async fn armed(&self) -> Result<u64, ReadError> {
-        let count = sqlx::query_scalar::<_, i64>(ARMED).fetch_one(&self.pool);
-        Ok(self.read(count).await? as u64)
+        Ok(self.read(async |db| sqlx::query_scalar::<_, i64>(ARMED).fetch_one(db).await).await? as u64)
     }
 
     async fn timers(&self, after: &str, limit: usize) -> Result<Vec<(String, Timestamp)>, ReadError> {
         let timers = sqlx::query_as::<_, (String, i64)>(TIMERS).bind(after).bind(integer(limit as u64));
-        let timers = self.read(timers.fetch_all(&self.pool)).await?;
+        let timers = self.read(async |db| timers.fetch_all(db).await).await?;
         Ok(timers.into_iter().map(|(key, due)| (key, Timestamp(due))).collect())
     }
 
@@ -305,13 +297,13 @@ impl Store for Postgres {
     }
 
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
-        let value = sqlx::query_scalar::<_, i64>(MARK).bind(name).fetch_optional(&self.pool);
-        Ok(self.read(value).await?.unwrap_or(0) as u64)
+        let value = sqlx::query_scalar::<_, i64>(MARK).bind(name);
+        Ok(self.read(async |db| value.fetch_optional(db).await).await?.unwrap_or(0) as u64)
     }
 
     async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, ReadError> {
-        let found = async {
-            let row = sqlx::query(SNAPSHOT).bind(&*stream.0).fetch_optional(&self.pool).await?;
+        let found = async |db: &mut PgConnection| {
+            let row = sqlx::query(SNAPSHOT).bind(&*stream.0).fetch_optional(db).await?;
             let snapshot = |row: &PgRow| {
                 let version = row.try_get::<i64, _>(0)? as Version;
                 Ok(Snapshot { version, schema: narrow(row, 1)?, data: row.try_get(2)? })
@@ -324,11 +316,11 @@ impl Store for Postgres {
     async fn keep_snapshot(&self, stream: &StreamId, snapshot: Snapshot) -> Result<(), ReadError> {
         let Snapshot { version, schema, data } = snapshot;
         let keep = sqlx::query(KEEP).bind(&*stream.0).bind(integer(version)).bind(i32::from(schema)).bind(data);
-        self.read(keep.execute(&self.pool)).await.map(drop)
+        self.read(async |db| keep.execute(db).await).await.map(drop)
     }
 
     async fn drop_snapshots(&self) -> Result<(), ReadError> {
-        self.read(sqlx::query("DELETE FROM snapshots").execute(&self.pool)).await.map(drop)
+        self.read(async |db| sqlx::query("DELETE FROM snapshots").execute(db).await).await.map(drop)
     }
 }
 

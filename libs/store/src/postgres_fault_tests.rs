@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::{join_all, select};
 use sqlx::AssertSqlSafe;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::proxy::{Cut, Proxy};
 use super::server::Database;

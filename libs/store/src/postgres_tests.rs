@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::{join, join_all};
 use sqlx::Connection;
+use tokio::time::timeout;
 
 use super::server::Database;
 use super::*;
