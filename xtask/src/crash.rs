@@ -119,7 +119,7 @@ fn campaign(fleet: &Fleet, program: &Path, told: &Told) -> Result<(), Failed> {
     if told.without.as_deref() == Some("sequencer") {
         hurry(fleet)?;
     }
-    let mut customers = Customers::start(fleet, program)?;
+    let mut customers = Customers::start(fleet, program, told.without.as_deref())?;
     let mut blows =
         Blows { fleet, chance: Chance::new(told.seed), down: vec![], rising: vec![], done: BTreeMap::new() };
     let struck = (0..told.kills).try_for_each(|number| {
@@ -161,11 +161,12 @@ fn hurry(fleet: &Fleet) -> Result<(), Failed> {
 struct Customers(Child);
 
 impl Customers {
-    fn start(fleet: &Fleet, program: &Path) -> Result<Customers, Failed> {
+    fn start(fleet: &Fleet, program: &Path, without: Option<&str>) -> Result<Customers, Failed> {
         let mut command = Command::new(program);
         command
             .envs(fleet.infra().addresses())
             .env("JANGTEO_TEST_SHOP", fleet.open_at())
+            .env("JANGTEO_WITHOUT", without.unwrap_or_default())
             .env("JANGTEO_TEST_CRASH", "1");
         let started = command.stdin(Stdio::piped()).spawn();
         started.map(Customers).map_err(|why| Failed::new(format!("{} cannot be started: {why}", program.display())))

@@ -16,6 +16,8 @@ mod books;
 mod customers;
 #[path = "../ledgers/mod.rs"]
 mod ledgers;
+#[path = "../tally/mod.rs"]
+mod tally;
 
 use std::io::Read;
 use std::sync::Arc;
@@ -23,11 +25,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clock::{Clock, SystemClock};
+use host::Process;
 use messaging::kafka::{self, Kafka};
+use messaging::{Messages, Without};
 use monolith::shop::Stores;
 use order::order::Status;
 use search::fts::Fts;
 use store::Store;
+use store::memory::Memory;
 use store::postgres::Postgres;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -45,12 +50,46 @@ async fn main() {
         return eprintln!("!!! SKIPPED: `cargo xtask crash` starts a shop that can be killed, and this with it");
     }
     let (address, run) = (told("JANGTEO_TEST_SHOP"), format!("{}-", uuid::Uuid::now_v7().simple()));
+    let bus = Arc::new(topics(told("JANGTEO_TEST_KAFKA")));
+    let counted = count(bus.clone(), told("JANGTEO_WITHOUT") == "inbox");
     stock_up(&run, &address).await;
     let history = shopping(&run, &address).await;
     ended_within(SETTLE, &address, history.values().map(|(id, _)| id)).await;
     customers::books_hold_within(SETTLE, &address).await;
     println!("{} orders were placed, and each came to its end", history.len());
-    judge(&history, &stores(&told("JANGTEO_TEST_POSTGRES"), told("JANGTEO_TEST_KAFKA")).await).await;
+    let delivered = judge(&history, &stores(&told("JANGTEO_TEST_POSTGRES"), bus).await).await;
+    each_counted_once(counted.as_ref(), delivered).await;
+}
+
+fn topics(brokers: String) -> Kafka {
+    Kafka::new(&kafka::Settings { servers: brokers, prefix: String::new(), replicas: 1 }).unwrap()
+}
+
+/// Has a listener count the delivered orders, with or without an inbox. Where that is kept.
+fn count(bus: Arc<Kafka>, without_inbox: bool) -> Arc<dyn Store> {
+    let process = Process::on_this_machine();
+    let store: Arc<dyn Store> = Arc::new(Memory::new(process.clock.clone()));
+    let mut messages = Messages::new(&process, bus);
+    messages.without = without_inbox.then_some(Without::Inbox);
+    tally::listen(&process, store.clone(), &messages);
+    store
+}
+
+/// Whatever was told again, after a crash of whoever told it, was counted once.
+async fn each_counted_once(counted: &dyn Store, delivered: usize) {
+    let started = Instant::now();
+    let streams = loop {
+        let streams = counted.streams("tally-", "", 1_000_000).await.unwrap();
+        if streams.len() >= delivered {
+            break streams;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "{} of {delivered} were counted", streams.len());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    for stream in streams {
+        let times = counted.version(&stream).await.unwrap();
+        assert_eq!(times, 1, "{stream} was counted {times} times");
+    }
 }
 
 /// Until somebody says something on standard input.
@@ -70,13 +109,12 @@ async fn shopping(run: &str, address: &str) -> History {
 }
 
 /// The stores of all services, read by an administrator, and the topics.
-async fn stores(postgres: &str, brokers: String) -> Stores {
+async fn stores(postgres: &str, bus: Arc<Kafka>) -> Stores {
     let (server, _) = postgres.rsplit_once('/').unwrap();
     let open = async |database: &str| {
         let store = Postgres::open(&format!("{server}/{database}"), None).await.unwrap();
         Arc::new(store) as Arc<dyn Store>
     };
-    let settings = kafka::Settings { servers: brokers, prefix: String::new(), replicas: 1 };
     Stores {
         order: open("order").await,
         inventory: open("inventory").await,
@@ -85,13 +123,14 @@ async fn stores(postgres: &str, brokers: String) -> Stores {
         bank: open("bank").await,
         carrier: open("carrier").await,
         auditor: open("auditor").await,
-        bus: Arc::new(Kafka::new(&settings).unwrap()),
+        bus,
         order_search: Arc::new(Fts::in_memory()),
         product_search: Arc::new(Fts::in_memory()),
     }
 }
 
-async fn judge(history: &History, stores: &Stores) {
+/// How many orders were delivered.
+async fn judge(history: &History, stores: &Stores) -> usize {
     let (started, clock) = (Instant::now(), SystemClock);
     loop {
         let findings = audit::findings(stores, clock.now()).await;
@@ -113,4 +152,5 @@ async fn judge(history: &History, stores: &Stores) {
     let count = |end: Status| orders.values().filter(|status| **status == end).count();
     let (delivered, cancelled) = (count(Status::Delivered), count(Status::Cancelled));
     println!("{delivered} delivered, {cancelled} cancelled, {} rejected", orders.len() - delivered - cancelled);
+    delivered
 }

@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use crate::customers::{Histories, Seen, Told};
 use crate::ledgers::{banked, carried};
-use crate::tally::{COUNTS, TALLY};
+use crate::tally::TALLY;
+use crate::world::COUNTS;
 use crate::world::{FOR_GOOD, World};
 
 /// The streams that others are told of, by service.

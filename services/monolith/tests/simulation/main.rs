@@ -14,6 +14,7 @@ mod ledgers;
 mod outside;
 mod run;
 mod sabotage;
+#[path = "../tally/mod.rs"]
 mod tally;
 mod world;
 

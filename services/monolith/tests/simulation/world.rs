@@ -39,7 +39,7 @@ use turmoil::Sim;
 
 use crate::outside::{UnreliableBank, UnreliableCarrier};
 use crate::sabotage::{Missing, Sabotage};
-use crate::tally::{self, COUNTS};
+use crate::tally;
 
 /// How long a parcel waits to be picked up, and how long it is on its way: at least so long, and less than so much longer.
 const PICK_UP: Duration = Duration::from_millis(400);
@@ -48,6 +48,8 @@ const TRANSIT_MS: (u64, u64) = (300, 2_500);
 /// Whatever may be waited for is waited for: only what is wrong for good counts.
 pub const FOR_GOOD: Terms = Terms { grace: Duration::MAX, settle: Duration::MAX, deliver: Duration::MAX };
 
+/// The database of the listener that counts.
+pub const COUNTS: &str = "counts";
 /// How long a call may be worked on after its deadline (I-13).
 const AFTER_DEADLINE: Duration = Duration::from_millis(50);
 

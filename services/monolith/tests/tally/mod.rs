@@ -15,8 +15,6 @@ use store::{Append, CommitError, Expected, Store, StreamId};
 
 /// Its name.
 pub const TALLY: &str = "tally";
-/// Its database.
-pub const COUNTS: &str = "counts";
 const COUNTED: &str = "shop.events.v1.OrderDelivered";
 
 #[derive(Serialize, Deserialize)]
