@@ -265,7 +265,7 @@ impl Blows<'_> {
                 let fault = format!("{point}:{}", 1 + self.chance.below(20));
                 process.start(self.fleet.command(service, replica)?.env("JANGTEO_FAULT", fault))?;
             }
-            _ => process.signal("KILL"),
+            _ => _ = process.kill(),
         }
         *self.done.entry((victim.name(), blow)).or_default() += 1;
         println!("{} {number}: {} {blow:?}, {away} ms", self.fleet.open_at(), victim.name());

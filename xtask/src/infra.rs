@@ -244,7 +244,7 @@ impl Infra {
             return judge("docker compose kill", self.compose(&["kill", "--signal", "SIGKILL"], only).status());
         }
         for server in only {
-            self.place.process(*server).signal("KILL");
+            self.place.process(*server).kill();
         }
         Ok(())
     }

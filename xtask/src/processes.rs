@@ -80,14 +80,19 @@ impl Process {
         self.signal(signal);
         if !until(ENDING, || self.id().is_none()) {
             println!("{} does not end; it is killed", self.name);
-            self.signal("KILL");
-            if !until(ENDING, || self.id().is_none()) {
+            if !self.kill() {
                 return Err(Failed::new(format!("{} (process {id}) cannot be ended", self.name)));
             }
         }
         // Nothing depends on it: the id in it is nobody's.
         let _ = fs::remove_file(&self.file);
         Ok(())
+    }
+
+    /// Kills it, and waits until it is gone: until then it would be taken for running. Whether it is gone.
+    pub(crate) fn kill(&self) -> bool {
+        self.signal("KILL");
+        until(GOING, || self.id().is_none())
     }
 
     /// Sends it a signal, if it runs.
@@ -196,7 +201,7 @@ mod tests {
         let worker = process("worker");
         worker.start(Command::new("sleep").arg("60").current_dir(&folder)).unwrap();
         assert!(is_worked_in(&folder));
-        worker.signal("KILL");
+        assert!(worker.kill());
         await_deserted(&folder);
         assert!(!is_worked_in(&folder));
     }
