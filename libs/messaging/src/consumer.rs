@@ -359,6 +359,10 @@ impl Consumer {
                         Ok(()) => {
                             (mark, reached) = (fact.version, fact.version);
                             self.count("taken_in", 1);
+                            // It had failed before, and came again in the same batch: what was put aside is judged anew.
+                            if !parking.is_empty() {
+                                return Err(Interrupted::Moved);
+                            }
                         }
                         Err(why) => parking.push(park(Some(fact.version), why)),
                     }

@@ -143,11 +143,17 @@ impl Handler for Recording {
     }
 
     async fn handle(&self, fact: &Envelope, receipt: &Receipt) -> Result<(), Failure> {
-        *self.calls.lock().unwrap().entry((fact.stream.clone(), fact.version)).or_default() += 1;
+        let call = {
+            let mut calls = self.calls.lock().unwrap();
+            let call = calls.entry((fact.stream.clone(), fact.version)).or_default();
+            *call += 1;
+            *call
+        };
         if !self.cured.load(Ordering::SeqCst) {
             match fact.payload.as_slice() {
                 b"refused" => return Err(Failure::Refused("it breaks a rule".into())),
                 b"fails" => return Err(Failure::Failed("it went wrong".into())),
+                b"recovers" if call <= TRIES => return Err(Failure::Failed("it went wrong for a while".into())),
                 b"panics" => panic!("a bug"),
                 b"hangs" => std::future::pending().await,
                 _ => {}
@@ -271,6 +277,18 @@ async fn every_version_is_in_effect_once_and_in_order() {
         assert_eq!(world.effects(stream).await, [1, 2, 3, 6, 8]);
         assert_eq!(world.store.mark(&format!("inbox-shop-t-{stream}")).await, Ok(8));
     }
+}
+
+/// What failed, and comes again in the same batch when it does no more, is in effect and not parked; nor is what followed it.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_in_when_it_comes_again_is_not_parked() {
+    let world = World::new().await;
+    let fact = world.fact("a", 1, TOLD, b"recovers");
+    let next = world.fact("a", 2, TOLD, b"");
+    world.bus.publish("t", vec![fact.clone(), next, fact]).await.unwrap();
+    world.drain().await;
+    assert_eq!(world.effects("a").await, [1, 2]);
+    assert_eq!(world.parked("a").await, []);
 }
 
 /// OX-7: killed before or after every commit, again and again, every fact is in effect once and in order.
