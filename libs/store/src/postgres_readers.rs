@@ -23,7 +23,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::postgres_schema::Address;
+use crate::postgres_schema::{Address, is_farewell};
 
 /// Most reads at a time.
 const READERS: usize = 4;
@@ -59,7 +59,7 @@ impl Readers {
             None => self.address.connect().await?,
         };
         // Danger: from here on, whatever ends early drops the connection, which may be in the middle of anything.
-        let read = timeout(LIMIT, query(&mut db)).await.map_err(late)?;
+        let read = timeout(LIMIT, query(&mut db)).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
         match &read {
             Ok(_) => self.idle().push(db),
             Err(sqlx::Error::Database(said)) if !is_farewell(&said.code().unwrap_or_default()) => self.idle().push(db),
@@ -71,9 +71,4 @@ impl Readers {
     fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether a server that says this hangs up.
-fn is_farewell(code: &str) -> bool {
-    code.starts_with("57P") || code.starts_with("08")
 }

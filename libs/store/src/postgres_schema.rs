@@ -139,7 +139,7 @@ impl Refusal {
                     "28000" => Refusal::Forbidden(said),
                     "3D000" => Refusal::Missing,
                     "53300" => Refusal::Busy,
-                    code if code.starts_with("57P") || code.starts_with("08") || code == "57014" => Refusal::Away(said),
+                    code if is_farewell(code) || code == "57014" => Refusal::Away(said),
                     _ => Refusal::Refused(said),
                 }
             }
@@ -151,6 +151,11 @@ impl Refusal {
             other => Refusal::Refused(other.to_string()),
         }
     }
+}
+
+/// Whether a server that says this hangs up.
+pub(crate) fn is_farewell(code: &str) -> bool {
+    code.starts_with("57P") || code.starts_with("08")
 }
 
 /// How to connect, and what the database is called in messages.
