@@ -67,7 +67,7 @@ pub async fn run(options: Options) -> Result<()> {
     let products = catalogue(options.url).await?;
     fill_shelves(options.url, &run, &products).await?;
     let orders = Arc::new(Orders::new(&run, 1, products));
-    report.check("warm-up", &closed(options.url, &orders, options.orders / 10, usize::from(options.in_flight)).await?);
+    report.check("warm-up", &closed(options.url, &orders, options.orders / 2, usize::from(options.in_flight)).await?);
 
     report.head(&["phase", "rate", "p50 ms", "p99 ms", "bars"]);
     let before = usages(&options)?;

@@ -37,7 +37,7 @@ use crate::{BusError, Partition};
 /// How long a member may be silent, in milliseconds, before its partitions are given to others.
 const SESSION_MS: &str = "6000";
 /// How often acknowledged offsets are committed, in milliseconds.
-const COMMIT_EVERY_MS: &str = "100";
+const COMMIT_EVERY_MS: &str = "250";
 /// How long the thread waits for something to happen.
 const TICK: Duration = Duration::from_millis(50);
 /// The same while a paused partition waits to go on.

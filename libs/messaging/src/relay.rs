@@ -48,6 +48,9 @@ pub const EVERY: Duration = Duration::from_secs(5);
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);
+/// The same behind a page of at least [`MANY`] events: a write costs the bus, and all who listen, more than what is in it.
+const LONG_PAUSE: Duration = Duration::from_millis(100);
+const MANY: usize = 16;
 /// How long the cursor may be ahead of its mark: a kill has so much published again, and no move costs more commits than this.
 pub const KEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long is waited after a failure.
@@ -188,14 +191,15 @@ impl Relay {
                     unsent_age.set(0.0);
                     sleep(RENEW).await;
                 }
-                Ok(Some(0)) => {
+                Ok(Some(PAGE)) => {}
+                Ok(Some(events)) => {
+                    // It was read to its end.
                     unsent_age.set(0.0);
                     let wait = if self.ahead().is_some() { KEEP_EVERY } else { EVERY };
                     // Either ends the wait.
                     let _ = timeout(wait, growth.changed()).await;
-                    sleep(PAUSE).await;
+                    sleep(if events < MANY { PAUSE } else { LONG_PAUSE }).await;
                 }
-                Ok(Some(_)) => {}
                 Err(RelayError::Older(_) | RelayError::Log(ReadError::Corrupt(_))) => sleep(AFTER_REFUSAL).await,
                 Err(_) => sleep(AFTER_FAILURE).await,
             }
@@ -240,24 +244,26 @@ impl Relay {
         Ok(())
     }
 
-    /// Publishes one page, or what of it comes before an event that cannot be read, and moves the cursor; how many events it was.
+    /// Publishes one page and moves the cursor; how many events it was.
     ///
     /// # Errors
-    /// As [`RelayError`]; nothing was skipped then.
+    /// As [`RelayError`]; nothing was skipped then, and what comes before an event that cannot be read is published.
     pub async fn step(&mut self) -> Result<usize, RelayError> {
         let cursor = self.cursor().await?;
         let page = self.store.read_all(cursor.reached, PAGE).await?;
         let Some(oldest) = page.first() else { return Ok(0) };
         let age = self.process.clock.now().since(oldest.timestamp);
         self.meters.unsent_age.with_label_values(&[&self.topic]).set(age.as_secs_f64());
-        let (mut events, mut end, mut messages) = (0, cursor.reached, vec![]);
+        let (mut end, mut messages, mut unreadable) = (cursor.reached, vec![], None);
         for event in &page {
             match self.message(event) {
                 Ok(message) => messages.extend(message),
-                Err(why) if events == 0 => return Err(why.into()),
-                Err(_) => break,
+                Err(why) => {
+                    unreadable = Some(why);
+                    break;
+                }
             }
-            (events, end) = (events + 1, event.position.unwrap_or(end));
+            end = event.position.unwrap_or(end);
         }
         let (count, mut cursor) = (messages.len(), Cursor { reached: end, ..cursor });
         if count > 0 {
@@ -268,7 +274,7 @@ impl Relay {
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.
         self.cursor = Some(cursor);
         self.meters.published.with_label_values(&[&self.topic]).inc_by(count as f64);
-        Ok(events)
+        unreadable.map_or(Ok(page.len()), |why| Err(why.into()))
     }
 
     /// The cursor, if it is further than its mark.

@@ -21,7 +21,7 @@ const OWNER: &str = "jangteo";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long what was written may stay unseen.
-const REFRESH: &str = "300ms";
+const REFRESH: &str = "1s";
 
 /// A server, and how it is spoken of.
 #[derive(Clone)]

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::select;
+use futures::future::{select, try_join_all};
 use host::Process;
 use prometheus::GaugeVec;
 use store::turn::Turn;
@@ -41,7 +41,7 @@ use crate::{Change, Checkpoint, Document, Index, Page, Query, SearchError, Share
 /// How long is waited once the log grew.
 pub const PAUSE: Duration = Duration::from_millis(100);
 /// The same where the index is on a server, to which each write is several calls.
-const SHARED_PAUSE: Duration = Duration::from_millis(300);
+const SHARED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a replica that stands by looks whether it still should.
 const STAND_BY: Duration = Duration::from_millis(500);
 /// How often the log is looked at although nobody said that it grew.
@@ -54,6 +54,8 @@ const AFTER_UNREADABLE: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Why searches are refused while the index is one of another log.
 const ANOTHER_LOG: &str = "it was made from another log than the one that is there; it is made anew";
+/// Of so many streams the documents are made side by side.
+const AT_ONCE: usize = 64;
 /// So many events are read at once.
 pub(crate) const PAGE: usize = 500;
 
@@ -156,27 +158,23 @@ impl Projector {
     async fn run(&self, turn: &mut Turn) {
         let part = format!("{} search", self.0.projection.name());
         let mut growth = self.0.store.growth();
-        let (mut trouble, mut ends) = (Trouble::default(), 0_u64);
+        let mut trouble = Trouble::default();
+        let pause = if self.0.index.shared().is_some() { SHARED_PAUSE } else { PAUSE };
         loop {
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
             let stepped = self.look(turn).await;
             self.tell(&mut trouble, &stepped);
-            if let Ok(Some(events)) = stepped {
-                // Under load there is always more: a second page that is not full was read at the end too.
-                ends = if events < PAGE { ends + 1 } else { 0 };
-                if events == 0 || ends == 2 {
-                    self.now_complete();
-                }
-            }
             match stepped {
                 Ok(None) => sleep(STAND_BY).await,
-                Ok(Some(0)) => {
+                Ok(Some(PAGE)) => {}
+                Ok(Some(_)) => {
+                    // It was read to its end.
+                    self.now_complete();
                     // Either ends the wait.
                     let _ = timeout(EVERY, growth.changed()).await;
-                    sleep(if self.0.index.shared().is_some() { SHARED_PAUSE } else { PAUSE }).await;
+                    sleep(pause).await;
                 }
-                Ok(Some(_)) => {}
                 Err(Stopped::Log(ReadError::Corrupt(why))) => {
                     let after = self.0.index.checkpoint().await.unwrap_or_default().position;
                     if trouble.is_news(&why) {
@@ -373,13 +371,12 @@ async fn documents(
     page: &[Recorded],
 ) -> Result<Vec<(Position, Document)>, ReadError> {
     let mut seen = BTreeSet::new();
+    let touched = page.iter().filter(|recorded| projection.concerns(&recorded.stream) && seen.insert(&recorded.stream));
+    let touched: Vec<&Recorded> = touched.collect();
     let mut documents = vec![];
-    for recorded in page {
-        let stream = &recorded.stream;
-        if projection.concerns(stream) && seen.insert(stream) {
-            let document = projection.document(store, stream).await?;
-            documents.extend(recorded.position.zip(document));
-        }
+    for some in touched.chunks(AT_ONCE) {
+        let made = try_join_all(some.iter().map(|recorded| projection.document(store, &recorded.stream))).await?;
+        documents.extend(some.iter().zip(made).filter_map(|(recorded, document)| recorded.position.zip(document)));
     }
     Ok(documents)
 }

@@ -196,7 +196,7 @@ async fn an_index_of_another_log_answers_nobody_and_is_made_anew() {
     let further = Checkpoint { position: 1_000, event };
     two.index.write(Change { after: 0, documents: vec![], checkpoint: further }).await.unwrap();
     two.take_permits(5);
-    sleep(Duration::from_secs(2)).await;
+    sleep(EVERY + 2 * SHARED_PAUSE).await;
     two.is_half_made(&Err("the search index is unavailable")).await;
     two.goes_on().await;
 }
@@ -279,7 +279,8 @@ async fn one_of_two_replicas_writes_the_index_that_they_share() {
         let id = format!("note-{n}");
         let before = Instant::now();
         assert_eq!(other.wait_for(&id, version, patience).await, Ok(true));
-        assert!(before.elapsed() < Duration::from_millis(800), "{:?}", before.elapsed());
+        // The memory store shows its latest on the second look.
+        assert!(before.elapsed() < 2 * SHARED_PAUSE + 2 * PAUSE, "{:?}", before.elapsed());
         assert_eq!(one.wait_for(&id, version, patience).await, Ok(true));
         sleep(Duration::from_secs(1)).await;
     }
@@ -291,7 +292,7 @@ async fn one_of_two_replicas_writes_the_index_that_they_share() {
 
     assert!(world.process.tasks.drain(Duration::from_secs(1)).await);
     other_world.write("note-5", "tea").await;
-    assert_eq!(other.wait_for("note-5", version, Duration::from_secs(3)).await, Ok(true));
+    assert_eq!(other.wait_for("note-5", version, Duration::from_secs(4)).await, Ok(true));
 
     // Killed with the lease: nobody gives it back.
     let mut killed = Turn::new(first.store.clone(), "projector-note".into(), first.process.ids.next());
@@ -301,6 +302,6 @@ async fn one_of_two_replicas_writes_the_index_that_they_share() {
     last.start();
     last_world.write("note-6", "tea").await;
     assert_eq!(last.wait_for("note-6", version, Duration::from_secs(3)).await, Ok(false));
-    assert_eq!(last.wait_for("note-6", version, Duration::from_secs(5)).await, Ok(true));
+    assert_eq!(last.wait_for("note-6", version, Duration::from_secs(6)).await, Ok(true));
     assert!(last_world.process.tasks.drain(Duration::from_secs(1)).await);
 }

@@ -40,6 +40,8 @@ mod postgres_agenda;
 #[cfg(feature = "infra")]
 mod postgres_batch;
 #[cfg(feature = "infra")]
+mod postgres_questions;
+#[cfg(feature = "infra")]
 mod postgres_readers;
 #[cfg(feature = "infra")]
 mod postgres_schema;

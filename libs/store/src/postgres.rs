@@ -10,7 +10,7 @@
 //! # Here
 //! [`Postgres`] hands commits through a bounded queue to `postgres_writer.rs`, which has one connection; positions that it does not
 //! give are given after the commit by `postgres_sequencer.rs`; reads, timers and leases go over the connections of
-//! `postgres_readers.rs`, timers when `postgres_agenda.rs` says so. `postgres_schema.rs` makes and opens the database.
+//! `postgres_readers.rs`, small reads together (`postgres_questions.rs`), timers when `postgres_agenda.rs` says so. `postgres_schema.rs` makes and opens the database.
 //!
 //! # Limits
 //! Seven connections for each process. Time is the server's, for the clocks of replicas differ; where the server is replaced by
@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::postgres_agenda::Agenda;
+use crate::postgres_questions::{Beginning, Counter, Mark, ReplyOf, SHORT, VersionOf};
 use crate::postgres_readers::Readers;
 use crate::postgres_schema::Address;
 pub use crate::postgres_schema::{OpenError, Refusal};
@@ -50,7 +51,11 @@ const MAX_LEASE: i64 = 1 << 60;
 /// Dropping it revokes no commit that was taken; what is not through by then goes on as long as the runtime does.
 pub struct Postgres {
     name: String,
-    readers: Readers,
+    readers: Arc<Readers>,
+    beginnings: Counter<Beginning>,
+    versions: Counter<VersionOf>,
+    replies: Counter<ReplyOf>,
+    marks: Counter<Mark>,
     clock: Option<Arc<dyn Clock>>,
     queue: mpsc::Sender<Job>,
     growth: watch::Sender<()>,
@@ -69,17 +74,33 @@ impl Postgres {
     pub async fn open(url: &str, clock: Option<Arc<dyn Clock>>) -> Result<Postgres, OpenError> {
         let address = Address::parse(url)?;
         address.prepare().await?;
-        let readers = Readers::new(address.clone());
+        let readers = Arc::new(Readers::new(address.clone()));
         let (growth, appended) = (watch::Sender::new(()), Arc::new(Appended::default()));
         let id = Ids::random(Arc::new(SystemClock)).next();
         let mut tasks = JoinSet::new();
         tasks.spawn(Sequencer::new(address.clone(), id, appended.clone(), growth.clone()).run());
         tasks.spawn(listen(address.clone(), id, growth.clone()));
+        let beginnings = Counter::open(&readers, &mut tasks);
+        let versions = Counter::open(&readers, &mut tasks);
+        let replies = Counter::open(&readers, &mut tasks);
+        let marks = Counter::open(&readers, &mut tasks);
         let (queue, jobs) = mpsc::channel(QUEUE);
         let name = address.name.clone();
         let agenda = Arc::new(Agenda::default());
         start(Writer::new(address, clock.clone(), appended, agenda.clone()), jobs);
-        Ok(Postgres { name, readers, clock, queue, growth, agenda, _tasks: tasks })
+        Ok(Postgres {
+            name,
+            readers,
+            beginnings,
+            versions,
+            replies,
+            marks,
+            clock,
+            queue,
+            growth,
+            agenda,
+            _tasks: tasks,
+        })
     }
 
     fn now(&self) -> Option<i64> {
@@ -90,21 +111,7 @@ impl Postgres {
         &self,
         query: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, ReadError> {
-        self.readers.read(query).await.map_err(|why| self.sentence(&why))
-    }
-
-    fn sentence(&self, why: &sqlx::Error) -> ReadError {
-        let sentence = format!("{}: {why}", self.name);
-        match why {
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => ReadError::Corrupt(sentence),
-            sqlx::Error::Database(said) if said.code().is_some_and(|code| code.starts_with("XX00")) => {
-                ReadError::Corrupt(sentence)
-            }
-            sqlx::Error::Database(_) => ReadError::Unavailable(sentence),
-            // A way that was cut, one that nobody answers and a pool that waits for one are the same to whoever asked, who says it
-            // once; how it came about is the writer's and the sequencer's to say.
-            _ => ReadError::Unavailable(format!("{} cannot be reached", self.name)),
-        }
+        self.readers.read(query).await.map_err(|why| self.readers.sentence(&why))
     }
 }
 
@@ -121,11 +128,9 @@ const LOAD: &str =
 const READ_ALL: &str =
     "SELECT position, events.version, events.timestamp, id, type, schema, data::text, correlation_id, causation_id, actor,
     traceparent, name FROM events JOIN streams ON key = stream WHERE position > $1 ORDER BY position LIMIT $2";
-const VERSION: &str = "SELECT version FROM streams WHERE name = $1";
 // Heads of version 0 were only ever asked for.
 const NAMES: &str = "SELECT name FROM streams
     WHERE version > 0 AND name >= $1 AND name > $2 AND ($3::text IS NULL OR name < $3) ORDER BY name LIMIT $4";
-const REPLY: &str = "SELECT reply FROM commits WHERE id = $1";
 // The time does not change within a statement: otherwise the index on it would be read to its end.
 const CLAIM: &str = concat!(
     "WITH
@@ -151,7 +156,6 @@ const LEASE: &str = concat!(
 );
 const ARMED: &str = "SELECT count(*) FROM timers";
 const TIMERS: &str = "SELECT key, due FROM timers WHERE key > $1 ORDER BY key LIMIT $2";
-const MARK: &str = "SELECT value FROM marks WHERE name = $1";
 const SNAPSHOT: &str = "SELECT version, schema, data FROM snapshots
     WHERE stream = (SELECT key FROM streams WHERE name = $1)";
 const KEEP: &str =
@@ -159,7 +163,7 @@ const KEEP: &str =
     ON CONFLICT (stream) DO UPDATE SET version = excluded.version, schema = excluded.schema, data = excluded.data
     WHERE excluded.version >= snapshots.version";
 
-fn recorded(row: &PgRow, stream: StreamId) -> Result<Recorded, sqlx::Error> {
+pub(crate) fn recorded(row: &PgRow, stream: StreamId) -> Result<Recorded, sqlx::Error> {
     Ok(Recorded {
         position: row.try_get::<Option<i64>, _>(0)?.map(|position| position as Position),
         stream,
@@ -181,7 +185,7 @@ fn narrow(row: &PgRow, column: usize) -> Result<u16, sqlx::Error> {
 }
 
 /// The server's integers end where ours go on; no version, position or number of rows gets there.
-fn integer(number: u64) -> i64 {
+pub(crate) fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -205,13 +209,21 @@ fn behind(prefix: &str) -> Option<String> {
 #[async_trait]
 impl Store for Postgres {
     async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        let mut events = self.beginnings.ask(Beginning { stream: stream.clone(), after, limit }).await?;
+        if events.len() < limit.min(SHORT) || limit <= SHORT {
+            return Ok(events);
+        }
+        let (after, limit) = (events.last().map_or(after, |last| last.version), limit - events.len());
         let load = sqlx::query(LOAD).bind(&*stream.0).bind(integer(after)).bind(integer(limit as u64));
-        self.read(async |db| load.fetch_all(db).await?.iter().map(|row| recorded(row, stream.clone())).collect()).await
+        let rest = async |db: &mut PgConnection| {
+            load.fetch_all(db).await?.iter().map(|row| recorded(row, stream.clone())).collect::<Result<Vec<_>, _>>()
+        };
+        events.extend(self.read(rest).await?);
+        Ok(events)
     }
 
     async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        let version = sqlx::query_scalar::<_, i64>(VERSION).bind(&*stream.0);
-        Ok(self.read(async |db| version.fetch_optional(db).await).await?.unwrap_or(0) as Version)
+        self.versions.ask(VersionOf(stream.clone())).await
     }
 
     async fn streams(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<StreamId>, ReadError> {
@@ -242,8 +254,7 @@ impl Store for Postgres {
     }
 
     async fn reply(&self, id: &CommitId) -> Result<Option<Vec<u8>>, ReadError> {
-        let reply = sqlx::query_scalar(REPLY).bind(&*id.0);
-        self.read(async |db| reply.fetch_optional(db).await).await
+        self.replies.ask(ReplyOf(id.clone())).await
     }
 
     async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
@@ -296,8 +307,7 @@ impl Store for Postgres {
     }
 
     async fn mark(&self, name: &str) -> Result<u64, ReadError> {
-        let value = sqlx::query_scalar::<_, i64>(MARK).bind(name);
-        Ok(self.read(async |db| value.fetch_optional(db).await).await?.unwrap_or(0) as u64)
+        self.marks.ask(Mark(name.to_owned())).await
     }
 
     async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, ReadError> {

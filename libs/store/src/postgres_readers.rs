@@ -23,6 +23,7 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::ReadError;
 use crate::postgres_schema::{Address, is_farewell};
 
 /// Most reads at a time.
@@ -66,6 +67,26 @@ impl Readers {
             Err(_) => self.idle().clear(),
         }
         read
+    }
+
+    /// What is told of a read that failed.
+    pub(crate) fn sentence(&self, why: &sqlx::Error) -> ReadError {
+        let sentence = format!("{}: {why}", self.name());
+        match why {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => ReadError::Corrupt(sentence),
+            sqlx::Error::Database(said) if said.code().is_some_and(|code| code.starts_with("XX00")) => {
+                ReadError::Corrupt(sentence)
+            }
+            sqlx::Error::Database(_) => ReadError::Unavailable(sentence),
+            // A way that was cut, one that nobody answers and a pool that waits for one are the same to whoever asked, who says it
+            // once; how it came about is the writer's and the sequencer's to say.
+            _ => ReadError::Unavailable(format!("{} cannot be reached", self.name())),
+        }
+    }
+
+    /// Of the database, as it stands in messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.address.name
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {

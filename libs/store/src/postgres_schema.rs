@@ -27,7 +27,7 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 ///
 /// A process that is stopped (SIGSTOP) within a transaction loses it, and with it what it had locked, after five seconds;
 /// one whose machine is gone, after twenty.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 15] = [
     // An answer means that the commit is on the disk.
     ("synchronous_commit", "on"),
     // Danger: what is checked after waiting for a lock is only right if each statement sees what was committed before it.
@@ -39,10 +39,14 @@ const SETTINGS: [(&str, &str); 12] = [
     ("tcp_keepalives_interval", "3"),
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "20s"),
-    // Every statement has its index, in the order that it asks for. A plan that was made for an empty table would be kept when
-    // it is full.
+    // Every statement has its index, in the order that it asks for, and each thing in a list is looked up in it. A plan that was
+    // made for an empty table would be kept when it is full.
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    // Planned once: by itself the server plans what has lists or a limit each time, which takes longer than carrying it out.
+    ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),
     ("client_min_messages", "warning"),
 ];

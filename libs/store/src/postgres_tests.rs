@@ -127,6 +127,32 @@ async fn what_a_process_left_without_positions_is_numbered_by_another() {
     assert_eq!(subject.log(2).await[1].stream, "slow".into());
 }
 
+/// `xmin` is the transaction that wrote a row.
+#[tokio::test]
+async fn a_busy_writer_waits_a_moment_for_more_and_an_idle_one_does_not() {
+    let Some(subject) = make().await else { return };
+    let mut db = subject.database().connect().await;
+    for (before, together) in [(1, false), (20, true)] {
+        let name = |part: &str| format!("{part}-{before}");
+        let commit = |part: &str| subject.store.commit(subject.step(&name(part), &name(part), NoStream, 1));
+        join_all((0..before).map(|n| commit(&n.to_string()))).await.into_iter().for_each(|done| _ = done.unwrap());
+        let first = commit("first");
+        // Whoever does not wait takes it now.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let (first, second) = join(first, commit("second")).await;
+        assert_eq!((first, second), (Ok(vec![1]), Ok(vec![1])));
+        let transactions =
+            sqlx::query_scalar::<_, i64>("SELECT count(DISTINCT xmin::text) FROM commits WHERE id = ANY ($1)")
+                .bind([name("first"), name("second")])
+                .fetch_one(&mut db)
+                .await
+                .unwrap();
+        assert_eq!(transactions == 1, together, "after a batch of {before}");
+    }
+}
+
 #[tokio::test]
 async fn a_commit_whose_turn_it_is_can_be_read_at_once() {
     let Some(subject) = make().await else { return };

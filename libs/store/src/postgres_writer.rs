@@ -5,7 +5,8 @@
 //! then write let each other's commits through.
 //!
 //! # Pattern
-//! Group commit, as in `sqlite_writer.rs`: whatever waits becomes one transaction, and it never waits for more.
+//! Group commit, as in `sqlite_writer.rs`: whatever waits becomes one transaction. Where there is little to do it never waits for
+//! more; behind a batch of [`MANY`] it does, for [`GATHER`].
 //!
 //! # Here
 //! A batch takes four round trips: begin, lock and read, write, commit. The heads of all its streams, and its marks, are made
@@ -28,7 +29,7 @@ use lab::Point;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Row};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::postgres_agenda::Agenda;
@@ -41,6 +42,11 @@ use crate::{Commit, CommitError, CommitId, Version, Versions};
 const BATCH: usize = 256;
 /// Most bytes of data and replies in one transaction, but for a single commit that has more.
 const BATCH_BYTES: usize = 16 << 20;
+/// A batch of so many says that more are coming.
+const MANY: usize = 6;
+/// How long more are waited for then: what a transaction costs, whatever is in it, is shared by all of them. The server's own
+/// `commit_siblings` and `commit_delay` do so for its flushes only.
+const GATHER: Duration = Duration::from_millis(8);
 /// Longest batch; longer than each of its statements may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
@@ -54,17 +60,13 @@ pub(crate) use now;
 
 /// Prepares the writer's connection.
 ///
-/// Its statements are planned once, whatever is in the tables by then: each thing in a list is looked up in its index. By itself
-/// the server plans them each time, for it takes lists to be longer than they are, and that takes longer than carrying them out.
-///
 /// `ground` locks what a batch is judged on, and reads it, in one call. It is made anew on every connection and goes with it, so that
 /// programs of two versions never meet in it. `$1` is the present, if there is a clock of ours; `$2` are streams, `$3` marks, `$4` the
 /// batch's own commits, `$5` others that it names, `$6` is [`TURN`].
 // Danger: each statement of the function sees what was committed before that statement (PostgreSQL says so of VOLATILE), and
 // must: what is read below is newer than whatever the locks above were waited for.
 const PREPARATION: &str = concat!(
-    "SET plan_cache_mode = force_generic_plan; SET enable_hashjoin = off; SET enable_mergejoin = off;
-    CREATE FUNCTION pg_temp.ground(bigint, text[], text[], text[], text[], bigint)
+    "CREATE FUNCTION pg_temp.ground(bigint, text[], text[], text[], text[], bigint)
     RETURNS TABLE (part text, name text, key bigint, number bigint, moment bigint, reply bytea)
     LANGUAGE plpgsql VOLATILE AS $$
     #variable_conflict use_column
@@ -167,10 +169,17 @@ impl Writer {
     /// Works until the queue is closed and empty.
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH);
-        while queue.recv_many(&mut jobs, BATCH).await > 0 {
+        loop {
+            if jobs.is_empty() && queue.recv_many(&mut jobs, BATCH).await == 0 {
+                return;
+            }
+            let busy = jobs.len() >= MANY;
             while !jobs.is_empty() {
                 let batch = jobs.drain(..fits(&jobs)).collect();
                 self.carry_out(batch).await;
+            }
+            if busy {
+                gather(&mut queue, &mut jobs).await;
             }
         }
     }
@@ -271,6 +280,17 @@ impl Writer {
             self.agenda.set(due);
         }
         Ok(answers)
+    }
+}
+
+/// Waits until a whole batch is there, or for [`GATHER`].
+async fn gather(queue: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+    let until = Instant::now() + GATHER;
+    while jobs.len() < BATCH {
+        match timeout_at(until, queue.recv_many(jobs, BATCH - jobs.len())).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
     }
 }
 
