@@ -20,6 +20,8 @@ pub(crate) const FORM: u64 = 2;
 const OWNER: &str = "jangteo";
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a new index may take to start; less than [`PATIENCE`].
+const STARTING: Duration = Duration::from_secs(5);
 /// How long what was written may stay unseen.
 const REFRESH: &str = "1s";
 
@@ -159,8 +161,20 @@ impl Client {
     }
 
     /// Makes an empty index that the alias does not stand for yet.
+    ///
+    /// # Errors
+    /// Also if the server takes it and does not start it.
     pub(crate) async fn make(&self, index: &str) -> Result<(), SearchError> {
-        self.accepted(self.put(&format!("/{index}"), described(index)).await?).map(drop)
+        let path = format!("/{index}?timeout={}s", STARTING.as_secs());
+        let made = self.accepted(self.put(&path, described(index)).await?)?;
+        if made["shards_acknowledged"].as_bool() == Some(true) {
+            return Ok(());
+        }
+        Err(SearchError::Unavailable(format!(
+            "Elasticsearch at {} has not started index {index}: it starts none on a disk that is nearly full; \
+             /_cluster/allocation/explain says why",
+            self.address
+        )))
     }
 
     /// Deletes an index, if it is there.

@@ -154,6 +154,21 @@ async fn a_write_that_is_interrupted_by_a_swap_tells_the_new_index_nothing() {
     );
 }
 
+/// As where its disk is nearly full.
+#[tokio::test]
+async fn an_index_that_the_server_does_not_start_is_said_to_be_so() {
+    let Some(server) = server() else { return };
+    let (elastic, _left) = subject(server).await;
+    let (template, index) = (format!("/_index_template/{}", elastic.alias), format!("{}-nowhere", elastic.alias));
+    let nowhere = json!({"settings": {"index.routing.allocation.require._name": "nowhere"}});
+    let body = json!({"index_patterns": [index], "template": nowhere, "priority": 1});
+    elastic.client.accepted(elastic.client.put(&template, body).await.unwrap()).unwrap();
+    let made = elastic.client.make(&index).await;
+    elastic.client.remove(&index).await.unwrap();
+    elastic.client.accepted(elastic.client.delete(&template).await.unwrap()).unwrap();
+    assert!(matches!(&made, Err(SearchError::Unavailable(why)) if why.contains("has not started")), "{made:?}");
+}
+
 /// Where the server makes an index of whatever is written, a late write must make none.
 #[tokio::test]
 async fn what_is_written_too_late_makes_no_index() {
