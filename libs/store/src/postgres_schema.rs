@@ -27,7 +27,7 @@ pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 ///
 /// A process that is stopped (SIGSTOP) within a transaction loses it, and with it what it had locked, after five seconds;
 /// one whose machine is gone, after twenty.
-const SETTINGS: [(&str, &str); 15] = [
+const SETTINGS: [(&str, &str); 16] = [
     // An answer means that the commit is on the disk.
     ("synchronous_commit", "on"),
     // Danger: what is checked after waiting for a lock is only right if each statement sees what was committed before it.
@@ -47,6 +47,8 @@ const SETTINGS: [(&str, &str); 15] = [
     ("enable_mergejoin", "off"),
     // Planned once: by itself the server plans what has lists or a limit each time, which takes longer than carrying it out.
     ("plan_cache_mode", "force_generic_plan"),
+    // A plan that knows no limit would start processes for a page of the log.
+    ("max_parallel_workers_per_gather", "0"),
     ("jit", "off"),
     ("client_min_messages", "warning"),
 ];
