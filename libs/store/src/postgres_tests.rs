@@ -127,6 +127,25 @@ async fn what_a_process_left_without_positions_is_numbered_by_another() {
     assert_eq!(subject.log(2).await[1].stream, "slow".into());
 }
 
+/// Where the server would start them for anything.
+#[tokio::test]
+async fn no_processes_are_started_for_a_page_of_the_log() {
+    let Some(subject) = make().await else { return };
+    let database = subject.database();
+    for free in
+        ["parallel_setup_cost", "parallel_tuple_cost", "min_parallel_table_scan_size", "min_parallel_index_scan_size"]
+    {
+        database.run(&format!("ALTER DATABASE {} SET {free} = 0", database.name)).await;
+    }
+    let mut db = Address::parse(&database.url).unwrap().connect().await.unwrap();
+    let page = sqlx::AssertSqlSafe(format!("PREPARE page (bigint, bigint) AS {READ_ALL}"));
+    sqlx::raw_sql(page).execute(&mut db).await.unwrap();
+    let plan = sqlx::raw_sql("EXPLAIN EXECUTE page (0, 500)").fetch_all(&mut db).await.unwrap();
+    let plan: Vec<String> = plan.iter().map(|line| line.get(0)).collect();
+    assert!(plan.iter().any(|line| line.contains("events_position_key")), "{plan:?}");
+    assert!(!plan.iter().any(|line| line.contains("Gather")), "{plan:?}");
+}
+
 /// `xmin` is the transaction that wrote a row.
 #[tokio::test]
 async fn a_busy_writer_waits_a_moment_for_more_and_an_idle_one_does_not() {
