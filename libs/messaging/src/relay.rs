@@ -50,7 +50,7 @@ pub const EVERY: Duration = Duration::from_secs(5);
 pub const PAUSE: Duration = Duration::from_millis(5);
 /// The same behind a page of at least [`MANY`] events: a write costs the bus, and all who listen, more than what is in it.
 const LONG_PAUSE: Duration = Duration::from_millis(100);
-const MANY: usize = 16;
+const MANY: usize = 32;
 /// How long the cursor may be ahead of its mark: a kill has so much published again, and no move costs more commits than this.
 pub const KEEP_EVERY: Duration = Duration::from_millis(250);
 /// How long is waited after a failure.
