@@ -10,7 +10,8 @@
 //! # Here
 //! [`Postgres`] hands commits through a bounded queue to `postgres_writer.rs`, which has one connection; positions that it does not
 //! give are given after the commit by `postgres_sequencer.rs`; reads, timers and leases go over the connections of
-//! `postgres_readers.rs`, small reads together (`postgres_questions.rs`), timers when `postgres_agenda.rs` says so. `postgres_schema.rs` makes and opens the database.
+//! `postgres_readers.rs`, small reads together (`postgres_questions.rs`), timers when `postgres_agenda.rs` says so.
+//! `postgres_schema.rs` makes and opens the database.
 //!
 //! # Limits
 //! Seven connections for each process. Time is the server's, for the clocks of replicas differ; where the server is replaced by

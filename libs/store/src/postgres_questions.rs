@@ -13,7 +13,7 @@
 //!
 //! # Limits
 //! Whoever comes while a statement is under way waits for its end. A full queue answers `Unavailable` at once.
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -115,13 +115,23 @@ async fn answers<Q: Question>(readers: &Readers, questions: &[Q]) -> Result<Vec<
     readers.read(async |db| Q::ask(questions, db).await).await
 }
 
-/// Whether one question may have failed because of another.
+/// Whether a question may have failed because of what another asks for, or finds. Where the server is slow or going, asking one
+/// by one would hold up everybody for as long again for each.
 fn is_about_data(why: &sqlx::Error) -> bool {
-    matches!(why, sqlx::Error::Database(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+    match why {
+        sqlx::Error::Database(said) => {
+            said.code().is_some_and(|code| code.starts_with("22") || code.starts_with("XX00"))
+        }
+        _ => matches!(why, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)),
+    }
 }
 
 /// What is found under names.
-async fn named<T>(sql: &'static str, names: Vec<&str>, db: &mut PgConnection) -> Result<HashMap<String, T>, sqlx::Error>
+async fn named<T>(
+    sql: &'static str,
+    names: Vec<&str>,
+    db: &mut PgConnection,
+) -> Result<BTreeMap<String, T>, sqlx::Error>
 where
     T: Send + Unpin,
     (String, T): for<'r> FromRow<'r, PgRow>,
