@@ -333,7 +333,7 @@ async fn an_event_that_cannot_be_read_is_waited_for() {
     assert!(process.tasks.drain(Duration::from_secs(1)).await);
 }
 
-/// OX-12: an idle relay looks twice a second, and publishes at once when the log grows.
+/// OX-12: an idle relay publishes at once when the log grows.
 #[tokio::test(start_paused = true)]
 async fn an_idle_relay_is_woken_by_the_log() {
     let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
@@ -458,6 +458,29 @@ async fn one_of_two_replicas_publishes_and_another_goes_on_when_it_stops() {
     assert!(before.elapsed() < Duration::from_secs(3), "{:?}", before.elapsed());
     assert_eq!(replicas.bus.kept().len(), ALL + 1, "it begins where the other was");
     assert!(tasks[1].drain(Duration::from_secs(1)).await);
+}
+
+/// A second of one event each ten milliseconds is told as it comes; of forty each, ten times.
+#[tokio::test(start_paused = true)]
+async fn where_many_events_come_they_are_told_together() {
+    for (events, publishes) in [(1, 80..=101), (40, 5..=15)] {
+        let replicas = Replicas::new();
+        let (relay, _) = replicas.replica();
+        let tasks = relay.process.tasks.clone();
+        relay.start();
+        for n in 0..100 {
+            let told = || NewEvent { id: replicas.ids.next(), kind: "Told".into(), schema: 1, data: "{}".into() };
+            let events = (0..events).map(|_| told()).collect();
+            let appends = vec![Append { stream: "order-0".into(), expected: Expected::Any, events }];
+            let commit = Commit { appends, ..Commit::new(format!("{n}").into(), Meta::default()) };
+            replicas.store.commit(commit).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        replicas.published(100 * events).await;
+        let count = replicas.bus.publishes.load(Ordering::SeqCst);
+        assert!(publishes.contains(&count), "{count} times for {events} at a time");
+        assert!(tasks.drain(Duration::from_secs(1)).await);
+    }
 }
 
 /// A relay that is killed with the lease is followed when the lease has run out.
