@@ -260,6 +260,9 @@ async fn a_replica_that_starts_under_load_answers_too() {
         assert_eq!(other.1.search(&query("tea")).await.unwrap().ids.len(), 10);
     };
     futures::join!(load, start);
+    // Four seconds of load, and a page each second.
+    let writes = index.writes.load(Ordering::SeqCst);
+    assert!(writes < 10, "{writes}");
 }
 
 /// Of two replicas one writes the index that they have together, both find what is in it, and when the one is killed or stops
