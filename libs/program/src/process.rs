@@ -9,17 +9,19 @@
 //!
 //! # Here
 //! [`run`] listens first. Until its services are open it answers `/healthz`, and `/readyz` with what is missing; calls are
-//! answered UNAVAILABLE, and certainly did nothing. SIGTERM or Ctrl-C makes it unready, then no new work begins, what is under
-//! way gets [`DRAIN`] to come to its end, and the exit code says whether it did ([`CUT_OFF`]).
+//! answered UNAVAILABLE, and certainly did nothing. SIGTERM, SIGHUP or Ctrl-C makes it unready, then no new work begins, what is under
+//! way gets [`DRAIN`] to come to its end, and the exit code says whether it did ([`CUT_OFF`]). A second signal ends it at once. A
+//! process that clients choose by its readiness goes on answering for a while before it stops ([`Settings::linger`]).
 //!
 //! # Limits
 //! It listens on one port, without TLS.
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -36,7 +38,7 @@ use hyper::body::Incoming;
 use telemetry::logs::{self, Format};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::body::Body;
 
 use crate::pages;
@@ -70,6 +72,11 @@ pub struct Settings {
     /// Ask the process that listens there whether it is ready, and end with 0 if it is, with 1 and what is missing if not
     #[arg(long)]
     pub check: bool,
+
+    /// How long it goes on answering once it was told by SIGTERM to stop, and is not ready any more: whoever sends it requests
+    /// looks elsewhere meanwhile.
+    #[arg(skip)]
+    pub linger: Duration,
 }
 
 /// An answer, once it is known.
@@ -122,7 +129,14 @@ where
 /// Runs work on a runtime of its own; the exit code is that of the work, or 1 and a sentence if it failed.
 pub fn on_a_runtime(work: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(work),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(work);
+            if matches!(outcome, Ok(code) if code == ExitCode::from(CUT_OFF)) {
+                // What blocks is not waited for.
+                runtime.shutdown_background();
+            }
+            outcome
+        }
         Err(why) => Err(anyhow!(why).context("the runtime cannot be started")),
     };
     outcome.unwrap_or_else(|why| {
@@ -163,35 +177,59 @@ where
     let address = listener.local_addr()?;
     let process = Process::on_this_machine();
     // Before anybody can know that it is there: whoever knows may stop it.
-    let stop = told_to_stop()?;
+    let mut stop = StopSignals::listen()?;
     process.health.missing(PART, "it is starting");
     let opened = Arc::new(OnceLock::<Handler>::new());
     let answer = answering(process.clone(), opened.clone());
     let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), Limits::default(), answer));
 
-    let mut stop = std::pin::pin!(stop);
-    match select(std::pin::pin!(open(process.clone(), address)), stop.as_mut()).await {
-        Either::Left((outcome, _)) => {
-            let Opened { handler, greeting } = outcome?;
-            // Nobody else sets it.
-            let _ = opened.set(handler);
-            process.health.ready(PART);
-            // A closed standard output is no reason to close.
-            let _ = std::io::stdout().write_all(greeting.as_bytes());
-            tracing::info!(%address, "open");
-            stop.await;
+    let opening = async {
+        let Opened { handler, greeting } = open(process.clone(), address).await?;
+        // Nobody else sets it.
+        let _ = opened.set(handler);
+        process.health.ready(PART);
+        // A closed standard output is no reason to close.
+        let _ = std::io::stdout().write_all(greeting.as_bytes());
+        tracing::info!(%address, "open");
+        anyhow::Ok(())
+    };
+    let signal = until_told_to_stop(opening, &mut stop).await?;
+    let linger = if signal == SignalKind::interrupt() { Duration::ZERO } else { settings.linger };
+    let ended = async {
+        let code = end(&process, linger).await;
+        served.await?;
+        Ok(code)
+    };
+    match select(std::pin::pin!(ended), std::pin::pin!(stop.next())).await {
+        Either::Left((code, _)) => code,
+        Either::Right(_) => {
+            tracing::warn!("told to stop again: work is cut off; it goes on at the next start");
+            Ok(ExitCode::from(CUT_OFF))
         }
-        Either::Right(_) => tracing::info!("told to stop before it was open"),
     }
-    let code = end(&process).await;
-    served.await?;
-    Ok(code)
+}
+
+/// Opens, and stays open until a signal comes, which may be before.
+async fn until_told_to_stop(
+    opening: impl Future<Output = anyhow::Result<()>>,
+    stop: &mut StopSignals,
+) -> anyhow::Result<SignalKind> {
+    match select(std::pin::pin!(opening), std::pin::pin!(stop.next())).await {
+        Either::Left((outcome, _)) => outcome?,
+        Either::Right((signal, _)) => {
+            tracing::info!("told to stop before it was open");
+            return Ok(signal);
+        }
+    }
+    Ok(stop.next().await)
 }
 
 /// Lets work come to its end.
-async fn end(process: &Process) -> ExitCode {
+async fn end(process: &Process, linger: Duration) -> ExitCode {
     process.health.missing(PART, "it is stopping");
-    tracing::info!("stopping");
+    let (linger_ms, at_most_s) = (linger.as_millis(), DRAIN.as_secs());
+    tracing::info!(linger_ms, at_most_s, "stopping; Ctrl-C or a signal ends it at once");
+    tokio::time::sleep(linger).await;
     if process.tasks.drain(DRAIN).await {
         return ExitCode::SUCCESS;
     }
@@ -213,11 +251,26 @@ fn answering(
     }
 }
 
-/// Resolves when the process is told to stop. It listens from here on, not from when it is waited for.
-fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        let (terminate, interrupt) = (std::pin::pin!(terminate.recv()), std::pin::pin!(interrupt.recv()));
-        select(terminate, interrupt).await;
-    })
+/// The signals that tell a process to stop.
+struct StopSignals([(SignalKind, Signal); 3]);
+
+impl StopSignals {
+    /// Listens from here on.
+    fn listen() -> anyhow::Result<StopSignals> {
+        let listen = |kind| Ok::<_, std::io::Error>((kind, signal(kind)?));
+        // A terminal that is closed hangs up.
+        let [terminate, hang_up, interrupt] =
+            [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()].map(listen);
+        Ok(StopSignals([terminate?, hang_up?, interrupt?]))
+    }
+
+    /// The next one.
+    async fn next(&mut self) -> SignalKind {
+        poll_fn(|context| {
+            let told =
+                self.0.iter_mut().find_map(|(kind, signal)| signal.poll_recv(context).is_ready().then_some(*kind));
+            told.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
 }
