@@ -11,13 +11,26 @@ pub struct Trace {
     pub trace_id: u128,
     /// Identifies the caller's span; never 0.
     pub span_id: u64,
+    /// The flags of W3C Trace Context: bit 0 says that the trace is recorded, bit 1 that its id is random.
+    pub flags: u8,
 }
+
+/// Recorded.
+const SAMPLED: u8 = 1;
+/// The flags that are handed on; others are to be set to 0.
+const KNOWN_FLAGS: u8 = 3;
 
 impl Trace {
     /// A new trace from two drawn numbers.
     #[must_use]
     pub fn new(trace_id: u128, span_id: u64) -> Trace {
-        Trace { trace_id: trace_id.max(1), span_id: span_id.max(1) }
+        Trace { trace_id: trace_id.max(1), span_id: span_id.max(1), flags: SAMPLED }
+    }
+
+    /// The same trace with another span.
+    #[must_use]
+    pub fn with_span(self, span_id: u64) -> Trace {
+        Trace { span_id: span_id.max(1), ..self }
     }
 
     /// Reads a header; `None` if it is malformed, so that a new trace begins, as the standard asks.
@@ -32,13 +45,14 @@ impl Trace {
             return None;
         }
         let (trace_id, span_id) = (u128::from_str_radix(trace, 16).ok()?, u64::from_str_radix(span, 16).ok()?);
-        (trace_id != 0 && span_id != 0).then_some(Trace { trace_id, span_id })
+        let flags = u8::from_str_radix(flags, 16).ok()? & KNOWN_FLAGS;
+        (trace_id != 0 && span_id != 0).then_some(Trace { trace_id, span_id, flags })
     }
 }
 
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-01", self.trace_id, self.span_id)
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)
     }
 }
 
@@ -48,8 +62,12 @@ mod tests {
 
     #[test]
     fn a_traceparent_survives_the_round() {
-        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(Trace::parse(text).unwrap().to_string(), text);
+        for flags in ["00", "01", "02", "03"] {
+            let text = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+            assert_eq!(Trace::parse(&text).unwrap().to_string(), text);
+        }
+        let unknown = Trace::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-fd").unwrap();
+        assert_eq!(unknown.flags, 1, "what is not known is not handed on");
     }
 
     #[test]
