@@ -18,6 +18,9 @@ pub enum Again {
     SameId,
 }
 
+/// The reason of [`Refusal::outage`].
+pub const OUTAGE: &str = "outage";
+
 /// A row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
@@ -100,9 +103,15 @@ impl Refusal {
         Refusal::new(Code::NotFound, "not_found", message)
     }
 
-    /// Something that this depends on does not answer; whether the call took effect is unknown.
+    /// It cannot be done now, and whether the call took effect is unknown. Why is a sentence for the caller.
     pub fn unavailable(why: impl Display) -> Refusal {
         Refusal::new(Code::Unavailable, "unavailable", format!("try again: {why}"))
+    }
+
+    /// A server that this depends on does not answer; whether the call took effect is unknown. What it said is kept from clients:
+    /// it may name hosts, roles and files.
+    pub fn outage(what_it_said: impl Display) -> Refusal {
+        Refusal::new(Code::Unavailable, OUTAGE, format!("try again: {what_it_said}"))
     }
 
     /// The work goes on and has no outcome yet.

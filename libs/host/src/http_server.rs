@@ -5,45 +5,52 @@
 //! that stops at once breaks the answers under way.
 //!
 //! # Pattern
-//! Bounded resources and graceful shutdown: at most so many connections, each with a time to speak; at the end, first no
-//! new work, then the old work to its end, then, after a stated patience, the end.
+//! Bounded resources and graceful shutdown: at most so many connections, each with a time to speak and to read; at the end,
+//! first no new work, then the old work to its end, then, after a stated patience, the end.
 //!
 //! # Here
-//! [`serve`] accepts only when a place is free; who comes too early waits in the backlog of the kernel. Heads of requests
-//! must arrive in time, a silent connection is closed. Connections run on the process's [`Tasks`].
+//! [`serve`] gives each connection a slot. When all are taken, an idle or blocked connection makes room
+//! (`slots.rs`). Where all are in use, [`RESERVED`] more clients are let in, only to ask whether the process is
+//! alive and ready ([`ALWAYS_ANSWERED`]) or to be told that it is full, so that nobody restarts a process that is only busy. What a client may put off
+//! is limited in `client_io.rs` and `answer_body.rs`. Connections run on the process's [`Tasks`].
 //!
 //! # Limits
-//! No TLS. Bodies are the handler's to bound. A healthy HTTP/2 connection may stay idle for ever and keeps its place.
+//! No TLS. Bodies of requests are the handler's to bound. Reserved connections are few, and last [`RESERVED_LIFE`]: a flood of
+//! new connections onto a full server delays health checks too.
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, Version, header};
 use http_body::Body;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use telemetry::trouble::Trouble;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::Sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::answer_body::{AnswerBody, OnTasks, PATIENCE};
+use crate::client_io::{ClientIo, Patience, Peer};
+use crate::slots::{SlotGuard, Slots};
 use crate::tasks::Tasks;
+use crate::unavailable::unavailable;
 
 /// How much a server may take up.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The most connections at a time; more wait in the kernel's backlog.
+    /// The most connections at a time; one that is idle makes room for the next.
     pub connections: usize,
     /// How long the head of a request may take, and how long a connection may be silent before one.
     pub head: Duration,
@@ -64,8 +71,12 @@ const MAX_HEAD_BYTES: u32 = 32 * 1024;
 const MAX_STREAMS: u32 = 128;
 /// How long to wait before accepting again when the system refuses, for instance because files ran out.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The length of the preface that tells HTTP/2 from HTTP/1, in bytes.
-const PREFACE_BYTES: usize = 24;
+/// So many connections are let in above the limit, for [`ALWAYS_ANSWERED`] only.
+pub const RESERVED: usize = 16;
+/// How long such a connection lasts.
+pub const RESERVED_LIFE: Duration = Duration::from_secs(2);
+/// What is answered however full the server is.
+pub const ALWAYS_ANSWERED: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Where connections come from: a TCP port, or a simulated one.
 pub trait Listener: Send + 'static {
@@ -138,6 +149,14 @@ fn builder(tasks: &Tasks, limits: Limits) -> Builder<OnTasks> {
     builder
 }
 
+/// Who may stay.
+enum Admission {
+    /// A client that is served.
+    Served(SlotGuard),
+    /// One above the limit.
+    Reserved(OwnedSemaphorePermit, SlotGuard),
+}
+
 impl Server {
     /// Accepts connections for ever.
     async fn accept<L, F, A, B>(&self, mut listener: L, graceful: &GracefulShutdown, cut: &CancellationToken, answer: F)
@@ -148,116 +167,113 @@ impl Server {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let slots = Slots::new(self.limits.connections);
+        let (reserved, beyond) = (Arc::new(Semaphore::new(RESERVED)), Slots::new(RESERVED));
+        let (mut refused, mut full) = (Trouble::default(), Trouble::default());
         loop {
-            let place = places.clone().acquire_owned().await.expect("nobody closes the semaphore");
             let stream = match listener.accept().await {
                 Ok(stream) => stream,
                 Err(why) => {
+                    if refused.is_news(&why.to_string()) {
+                        tracing::warn!(%why, "connections cannot be accepted");
+                    }
                     // Danger: without a pause this loop would spin while the system is out of files.
-                    tracing::warn!(%why, "a connection cannot be accepted");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };
-            let answer = answer.clone();
-            let service = service_fn(move |request| {
-                let answer = answer(request);
-                async move { Ok::<_, Infallible>(answer.await) }
-            });
-            let stream = TokioIo::new(Greeting::new(stream, self.limits.head));
-            let connection = self.builder.serve_connection(stream, service).into_owned();
-            let (connection, cut) = (graceful.watch(connection), cut.clone());
-            self.tasks.spawn(async move {
-                let _place = place;
-                if let Some(Err(why)) = cut.run_until_cancelled(connection).await {
-                    tracing::debug!(why, "a connection broke");
-                }
-            });
-        }
-    }
-}
-
-/// Runs HTTP/2 streams on the process's tasks.
-#[derive(Clone)]
-pub(crate) struct OnTasks(pub(crate) Tasks);
-
-impl<W: Future<Output: Send> + Send + 'static> Executor<W> for OnTasks {
-    fn execute(&self, work: W) {
-        self.0.spawn(work);
-    }
-}
-
-/// A connection that must begin to speak in time. Hyper's own clock starts only once the version is known, and the
-/// version is not known before the first bytes: a silent client would hold its place for ever.
-struct Greeting<S> {
-    stream: S,
-    missing: usize,
-    late: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Greeting<S> {
-    fn new(stream: S, patience: Duration) -> Greeting<S> {
-        Greeting { stream, missing: PREFACE_BYTES, late: Some(Box::pin(tokio::time::sleep(patience))) }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Greeting<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        match Pin::new(&mut self.stream).poll_read(context, buffer) {
-            Poll::Pending => match &mut self.late {
-                None => Poll::Pending,
-                Some(late) => {
-                    ready!(late.as_mut().poll(context));
-                    Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client said nothing")))
-                }
-            },
-            Poll::Ready(outcome) => {
-                self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
-                if self.missing == 0 {
-                    self.late = None;
-                }
-                Poll::Ready(outcome)
+            if refused.is_over() {
+                tracing::info!("connections are accepted again");
             }
+            self.say_if_full(&slots, &mut full);
+            let admission = match slots.take() {
+                Some(slot) => Admission::Served(slot),
+                None => {
+                    let permit = reserved.clone().acquire_owned().await.expect("nobody closes the semaphore");
+                    Admission::Reserved(permit, beyond.take().expect("one slot for each permit"))
+                }
+            };
+            self.serve(stream, admission, graceful, cut, answer.clone());
         }
+    }
+
+    fn say_if_full(&self, slots: &Slots, full: &mut Trouble) {
+        let connections = self.limits.connections;
+        if slots.is_full() && full.is_news("") {
+            tracing::warn!(connections, "all connections are taken; idle ones make room");
+        } else if slots.has_room() && full.is_over() {
+            tracing::info!(connections, "there is room for connections again");
+        }
+    }
+
+    /// Serves a connection on a task of its own.
+    fn serve<S, F, A, B>(
+        &self,
+        stream: S,
+        admission: Admission,
+        graceful: &GracefulShutdown,
+        cut: &CancellationToken,
+        answer: F,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (guard, permit) = match admission {
+            Admission::Served(guard) => (guard, None),
+            Admission::Reserved(permit, guard) => (guard, Some(permit)),
+        };
+        let (slot, is_reserved) = (guard.slot.clone(), permit.is_some());
+        let greeting = if is_reserved { RESERVED_LIFE } else { self.limits.head };
+        let io = ClientIo::new(stream, slot.clone(), Patience { greeting, write: PATIENCE });
+        let (peer, evicted) = (io.peer(), slot.evicted.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let under_way = slot.request();
+            let on_http_1 = request.version() < Version::HTTP_2;
+            request.extensions_mut().insert(if on_http_1 { peer.clone() } else { Peer::unknown() });
+            let answer = match is_reserved && !ALWAYS_ANSWERED.contains(&request.uri().path()) {
+                true => Err(full(&request)),
+                false => Ok(answer(request)),
+            };
+            async move {
+                let response = match answer {
+                    Ok(answer) => answer.await.map(Either::Left),
+                    Err(refusal) => refusal.map(Either::Right),
+                };
+                Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, under_way)))
+            }
+        });
+        let connection = self.builder.serve_connection(TokioIo::new(io), service).into_owned();
+        let (connection, cut) = (graceful.watch(connection), cut.clone());
+        self.tasks.spawn(async move {
+            let _slot = (guard, permit);
+            let connection = evicted.run_until_cancelled(cut.run_until_cancelled(connection));
+            let outcome = match is_reserved {
+                true => tokio::time::timeout(RESERVED_LIFE, connection).await.ok().flatten(),
+                false => connection.await,
+            };
+            if let Some(Some(Err(why))) = outcome {
+                tracing::debug!(why, "a connection broke");
+            }
+        });
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Greeting<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+/// What a client is told when the server is full.
+fn full<B>(request: &Request<B>) -> Response<Full<Bytes>> {
+    let mut response = unavailable(request.headers(), "full", "all connections are in use");
+    if request.version() < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::Full;
+    use http_body_util::BodyExt;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::task::JoinHandle;
@@ -321,16 +337,122 @@ mod tests {
         }
     }
 
+    /// A server with two slots whose requests take an hour.
+    async fn busy_server() -> (SocketAddr, Tasks) {
+        let limits = Limits { connections: 2, ..Limits::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, tasks) = (listener.local_addr().unwrap(), Tasks::default());
+        let answer = |request: Request<Incoming>| async move {
+            if request.uri().path() == "/" {
+                tokio::time::sleep(Duration::from_secs(3_600)).await;
+            }
+            Response::new(Full::new(Bytes::from_static(b"hello")))
+        };
+        tasks.spawn(serve(listener, tasks.clone(), limits, answer));
+        (address, tasks)
+    }
+
     #[tokio::test]
-    async fn who_comes_when_all_places_are_taken_waits_for_one() {
+    async fn an_idle_connection_makes_room_for_a_new_one() {
         let (address, _tasks, _) = server(Limits { connections: 2, ..Limits::default() }, Duration::ZERO).await;
-        let (first, _second) = (sent(address, GET).await, sent(address, GET).await);
-        let third = rest(sent(address, LAST_GET).await);
-        let mut third = pin!(third);
-        let early = tokio::time::timeout(Duration::from_millis(200), third.as_mut()).await;
-        assert!(early.is_err(), "no place is free, and yet: {early:?}");
-        drop(first);
-        assert!(third.await.ends_with("hello"));
+        let (silent, _second) = (sent(address, b"").await, sent(address, b"").await);
+        assert!(rest(sent(address, LAST_GET).await).await.ends_with("hello"));
+        assert_eq!(rest(silent).await, "", "the one that was idle the longest is closed");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_full_says_so_and_still_tells_that_it_is_alive() {
+        let (address, _tasks) = busy_server().await;
+        let _busy = (sent(address, GET).await, sent(address, GET).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let refused = rest(sent(address, LAST_GET).await).await;
+        assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("all connections are in use"), "{refused}");
+        for path in ALWAYS_ANSWERED {
+            let get = format!("GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n");
+            assert!(rest(sent(address, get.as_bytes()).await).await.ends_with("hello"), "{path}");
+        }
+    }
+
+    /// A handler that waits for an hour or until its client is gone, and an answer to whoever comes then.
+    #[tokio::test]
+    async fn a_wait_ends_when_its_client_hangs_up_whatever_it_has_sent_before() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, tasks) = (listener.local_addr().unwrap(), Tasks::default());
+        let answer = |request: Request<Incoming>| async move {
+            let peer = request.extensions().get::<Peer>().unwrap().clone();
+            peer.closed().await;
+            Response::new(Full::new(Bytes::from_static(b"hello")))
+        };
+        tasks.spawn(serve(listener, tasks.clone(), Limits::default(), answer));
+        for more in [b"".as_slice(), b"G", GET, &[b'x'; 100_000]] {
+            let mut stream = sent(address, GET).await;
+            stream.write_all(more).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let told = rest(stream).await;
+            assert!(told.starts_with("HTTP/1.1 200 ") || more.len() > 1_000, "{} bytes more: {told}", more.len());
+        }
+        let waiting = sent(address, GET).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(tasks.count(), 2, "the server and the one that waits");
+        drop(waiting);
+        while tasks.count() > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    const LARGE: usize = 32 << 20;
+
+    async fn server_of_large_answers() -> (SocketAddr, Tasks) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, tasks) = (listener.local_addr().unwrap(), Tasks::default());
+        let body = Bytes::from(vec![b'x'; LARGE]);
+        let answer = move |_: Request<Incoming>| {
+            let body = body.clone();
+            async move { Response::new(Full::new(body)) }
+        };
+        tasks.spawn(serve(listener, tasks.clone(), Limits::default(), answer));
+        (address, tasks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_closed_in_time() {
+        let (address, tasks) = server_of_large_answers().await;
+        let _reads_nothing = sent(address, GET).await;
+        let started = Instant::now();
+        while tasks.count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        while tasks.count() > 1 {
+            assert!(started.elapsed() < 3 * PATIENCE, "it keeps its slot");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(started.elapsed() >= PATIENCE, "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_gets_all_of_a_large_answer() {
+        let (address, _tasks) = server_of_large_answers().await;
+        assert!(rest(sent(address, LAST_GET).await).await.len() > LARGE);
+    }
+
+    /// A window that stays shut stops one stream of a connection, which then ends; the connection goes on.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_window_stays_shut_ends_in_time_and_its_connection_does_not() {
+        let (address, tasks) = server_of_large_answers().await;
+        let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let (mut client, connection) = hyper::client::conn::http2::Builder::new(OnTasks(Tasks::default()))
+            .initial_stream_window_size(0)
+            .handshake(stream)
+            .await
+            .unwrap();
+        tasks.spawn(connection);
+        let request = || Request::get("http://shop/").body(Full::<Bytes>::default()).unwrap();
+        for _ in 0..2 {
+            let (started, answer) = (Instant::now(), client.send_request(request()).await.unwrap());
+            let body = answer.into_body().collect();
+            let ended = tokio::time::timeout(3 * PATIENCE, body).await.expect("it ends");
+            assert!(ended.is_err() && started.elapsed() >= PATIENCE, "{:?}", started.elapsed());
+        }
     }
 
     #[tokio::test]

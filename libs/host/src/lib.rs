@@ -11,19 +11,27 @@
 //! | [`tasks`] | work that outlives the request that asked for it, and the drain at the end |
 //! | [`health`] | alive, and ready or why not |
 //! | [`http_server`] | HTTP on a port, within limits |
+//! | [`client_io`] | a client's connection, which must speak and read in time |
+//! | `answer_body.rs` | the body of an answer, which must be taken in time |
+//! | `slots.rs` | how many clients are connected, and who makes room |
 //! | [`check`] | checks of what comes from outside |
+//! | [`unavailable`] | the refusal of a process that is starting, or full |
 //! | [`use_case`] | what a use case needs between its caller and its store |
 
+mod answer_body;
 pub mod call;
 pub mod check;
+pub mod client_io;
 pub mod error;
 pub mod health;
 pub mod http_server;
 pub mod network;
 pub mod remembered;
 pub mod replicas;
+mod slots;
 pub mod tasks;
 pub mod transport;
+pub mod unavailable;
 pub mod use_case;
 
 use std::sync::Arc;

@@ -5,27 +5,29 @@
 //! asked for happened.
 //!
 //! # Pattern
-//! Keep-alive in both directions, and errors that say whether the call left.
+//! Keep-alive in both directions, a connection pool, and errors that say whether the call left.
 //!
 //! # Here
 //! [`to`] is a transport over HTTP/2 to one address, through any connector: TCP, or a simulated network; what stands above it
-//! over several is in [`crate::replicas`]. It tells a call that was not sent ([`was_sent`]) from one that was lost. [`services`] answers requests by the transports of this process, so that layers and limits are the
-//! same for whoever calls.
+//! over several is in [`crate::replicas`]. It tells a call that was not sent ([`was_sent`]), or that the peer did not begin
+//! ([`NOTHING_DONE`]), from one that was lost. A connection carries up to [`CALLS`] calls at a time; when all are full, a further one is opened,
+//! so that calls which wait or follow never hold up others. [`services`] answers requests by the transports of this process, so that layers
+//! and limits are the same for whoever calls.
 //!
 //! # Limits
 //! No TLS.
 use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use resilience::deadline::AtClient;
 use tonic::Status;
@@ -34,9 +36,14 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use crate::transport::{LONGEST_CALL, Transport};
+use crate::unavailable::NOTHING_DONE;
 
 /// How often a peer is asked whether it is there, and how long its answer may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// So many calls a connection carries at a time: fewer than its peer's limit, at which a call would wait unseen.
+const CALLS: usize = 100;
+/// The most connections to one process.
+const MAX_CONNECTIONS: usize = 32;
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -45,21 +52,13 @@ const CONNECT: Duration = Duration::from_secs(1);
 pub fn to<C>(connector: C, authority: Authority) -> Transport
 where
     C: Service<Uri> + Clone + Send + Sync + 'static,
-    C::Response: Read + Write + Connection + Unpin + Send + 'static,
+    C::Response: Read + Write + hyper_util::client::legacy::connect::Connection + Unpin + Send + 'static,
     C::Future: Unpin + Send + 'static,
     C::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
 {
-    // Danger: not on the process's tasks. A connection lives as long as both ends do, and a drain would wait for it; what is
-    // asked over it is waited for by whoever asks.
-    let mut builder = Client::builder(TokioExecutor::new());
-    builder.http2_only(true).timer(TokioTimer::new()).pool_timer(TokioTimer::new());
-    builder
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .http2_keep_alive_timeout(KEEP_ALIVE)
-        .http2_keep_alive_while_idle(true);
-    let client: Client<_, Body> = builder.build(InTime(connector));
+    let pool = Arc::new(Pool { connector: InTime(connector), connections: Mutex::default() });
     let send = tower::service_fn(move |mut request: Request<Body>| {
-        let (client, authority) = (client.clone(), authority.clone());
+        let (Connection { client, calls }, authority) = (pool.pick(), authority.clone());
         async move {
             let mut target = request.uri().clone().into_parts();
             (target.scheme, target.authority) = (Some(Scheme::HTTP), Some(authority.clone()));
@@ -71,10 +70,70 @@ where
                 let unknown = "whether the call took effect is unknown";
                 Status::unavailable(format!("{authority} did not answer ({why}); {unknown}"))
             };
-            client.request(request).await.map(|answer| answer.map(Body::new)).map_err(lost)
+            let answer = client.request(request).await.map_err(lost)?;
+            match Status::from_header_map(answer.headers()) {
+                Some(refusal) if answer.headers().contains_key(NOTHING_DONE) => {
+                    Err(not_sent(refusal.message().to_owned()))
+                }
+                _ => Ok(answer.map(|body| {
+                    // The call is on its connection until its answer has been read.
+                    Body::new(body.map_frame(move |frame| {
+                        let _on_the_connection = &calls;
+                        frame
+                    }))
+                })),
+            }
         }
     });
     BoxCloneSyncService::new(AtClient::new(send, LONGEST_CALL))
+}
+
+/// The connections to one process.
+struct Pool<C> {
+    connector: InTime<C>,
+    connections: Mutex<Vec<Connection<C>>>,
+}
+
+/// One connection, which is made when it is first needed.
+#[derive(Clone)]
+struct Connection<C> {
+    client: Client<InTime<C>, Body>,
+    /// Held by each call that is on it.
+    calls: Arc<()>,
+}
+
+impl<C> Pool<C>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: Read + Write + hyper_util::client::legacy::connect::Connection + Unpin + Send + 'static,
+    C::Future: Unpin + Send + 'static,
+    C::Error: Into<Box<dyn Error + Send + Sync>> + 'static,
+{
+    /// The first connection with room, a further one, or the one with the fewest calls. The first ones are preferred, so that the
+    /// others fall idle and are closed.
+    fn pick(&self) -> Connection<C> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = |connection: &Connection<C>| Arc::strong_count(&connection.calls) - 1;
+        if let Some(connection) = connections.iter().find(|connection| calls(connection) < CALLS) {
+            return connection.clone();
+        }
+        if connections.len() >= MAX_CONNECTIONS
+            && let Some(connection) = connections.iter().min_by_key(|connection| calls(connection))
+        {
+            return connection.clone();
+        }
+        // Danger: not on the process's tasks. A connection lives as long as both ends do, and a drain would wait for it; what
+        // is asked over it is waited for by whoever asks.
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.http2_only(true).timer(TokioTimer::new()).pool_timer(TokioTimer::new());
+        builder
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(KEEP_ALIVE)
+            .http2_keep_alive_while_idle(true);
+        let connection = Connection { client: builder.build(self.connector.clone()), calls: Arc::default() };
+        connections.push(connection.clone());
+        connection
+    }
 }
 
 /// Marks a status: the call certainly did not reach anybody.
@@ -168,7 +227,8 @@ mod tests {
     }
 
     async fn asked(transport: &Transport, service: &str, patience: Duration) -> Result<String, Code> {
-        let mut request = Request::post(format!("http://shop/{service}/Ask")).body(Body::empty()).unwrap();
+        let request = Request::post(format!("http://shop/{service}/Ask")).header("content-type", "application/grpc");
+        let mut request = request.body(Body::empty()).unwrap();
         request.extensions_mut().insert(Deadline::after(patience));
         let answer = transport.clone().oneshot(request).await.map_err(|status| status.code())?;
         match Status::from_header_map(answer.headers()) {
@@ -192,6 +252,57 @@ mod tests {
         request.extensions_mut().insert(Deadline::after(Duration::from_secs(5)));
         let refusal = nobody.oneshot(request).await.unwrap_err();
         assert!(!was_sent(&refusal), "{refusal}");
+    }
+
+    /// Calls that wait, or follow a stream, as many as a gateway admits.
+    #[tokio::test]
+    async fn however_many_calls_wait_another_is_answered() {
+        let tasks = Tasks::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let waiting = Arc::new(tokio::sync::Semaphore::new(0));
+        let waits = waiting.clone();
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let waits = waits.clone();
+            async move {
+                if request.uri().path().ends_with("/Wait") {
+                    waits.add_permits(1);
+                    std::future::pending::<()>().await;
+                }
+                Ok::<_, std::convert::Infallible>(Response::builder().header("name", "it").body(Body::empty()).unwrap())
+            }
+        });
+        let transport = in_process(server, Red::new(&Metrics::default(), "grpc"));
+        tasks.spawn(serve(listener, tasks.clone(), Limits::default(), services([(SERVICE, transport)])));
+        let transport = to(HttpConnector::new(), address.parse().unwrap());
+        for _ in 0..300 {
+            let transport = transport.clone();
+            tasks.spawn_until_stop(async move {
+                let mut request = Request::post(format!("http://shop/{SERVICE}/Wait")).body(Body::empty()).unwrap();
+                request.extensions_mut().insert(Deadline::after(Duration::from_secs(50)));
+                let _ = transport.oneshot(request).await;
+            });
+        }
+        let _all =
+            tokio::time::timeout(Duration::from_secs(20), waiting.acquire_many(300)).await.expect("all have come");
+        assert_eq!(asked(&transport, SERVICE, Duration::from_secs(5)).await.as_deref(), Ok("it"));
+    }
+
+    /// A process that is starting did nothing, and says so: the next replica is asked.
+    #[tokio::test]
+    async fn a_replica_that_is_starting_is_passed_over() {
+        let tasks = Tasks::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let starting = listener.local_addr().unwrap();
+        let refuse = |request: Request<Incoming>| async move {
+            crate::unavailable::unavailable(request.headers(), "starting", "the process is starting")
+        };
+        tasks.spawn(serve(listener, tasks.clone(), Limits::default(), refuse));
+        let open = process(&tasks, "open", Duration::ZERO).await;
+        let transport = replicas::by_name(&tasks, &format!("{starting},{open}")).unwrap();
+        for _ in 0..4 {
+            assert_eq!(asked(&transport, SERVICE, Duration::from_secs(5)).await.as_deref(), Ok("open"));
+        }
     }
 
     #[tokio::test]

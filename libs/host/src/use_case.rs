@@ -38,5 +38,5 @@ pub fn unavailable(error: ReadError) -> Refusal {
         tracing::error!(%why, "what is stored cannot be what was written");
         return Refusal::new(tonic::Code::DataLoss, "corrupt", "what is stored cannot be read; it was logged");
     }
-    Refusal::unavailable(error)
+    Refusal::outage(error)
 }

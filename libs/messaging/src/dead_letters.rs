@@ -133,7 +133,7 @@ impl Consumer {
             match self.drive(&key, &mut over_gap).await {
                 Ok(()) => return self.letter_of(&key).await,
                 Err(Stopped::Interrupted(Interrupted::Moved)) => {}
-                Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::unavailable(why)),
+                Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::outage(why)),
                 Err(Stopped::InTheWay(why)) => return Err(*why),
             }
         }
@@ -178,7 +178,7 @@ impl Consumer {
                     return self.letter_of(&key).await;
                 }
                 Err(Interrupted::Moved) => {}
-                Err(Interrupted::Unavailable(why)) => return Err(Refusal::unavailable(why)),
+                Err(Interrupted::Unavailable(why)) => return Err(Refusal::outage(why)),
             }
         }
         Err(Refusal::unavailable("new messages keep arriving for this key"))

@@ -1,8 +1,8 @@
 //! What a process says of itself, on the port of its services.
 use bytes::Bytes;
 use host::Process;
+use host::unavailable::unavailable;
 use http::{Method, Request, Response, StatusCode, header};
-use tonic::Status;
 use tonic::body::Body;
 
 /// The page at a path, if there is one: `/healthz`, `/readyz` or `/metrics`.
@@ -27,18 +27,10 @@ pub fn at<B>(process: &Process, request: &Request<B>) -> Option<Response<Body>> 
     Some(page(status, kind, text))
 }
 
-/// What is answered to a request that comes before there is somebody to answer it, in the form in which it was asked: to gRPC a
-/// status, for which HTTP says 200, and to everybody else a problem.
+/// What is answered to a request that comes before there is somebody to answer it.
 #[must_use]
 pub fn starting<B>(request: &Request<B>) -> Response<Body> {
-    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if kind.starts_with("application/grpc") {
-        return Status::unavailable("the process is starting; nothing was done").into_http();
-    }
-    let problem = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"reason":"starting","detail":"the process is starting; nothing was done; try again"}"#;
-    let mut answer = page(StatusCode::SERVICE_UNAVAILABLE, "application/problem+json", problem.to_owned());
-    answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
-    answer
+    unavailable(request.headers(), "starting", "the process is starting").map(Body::new)
 }
 
 fn page(status: StatusCode, kind: &'static str, text: String) -> Response<Body> {
@@ -75,19 +67,5 @@ mod tests {
         assert_eq!(text(unready).await, "order store: it is not there\n");
         assert_eq!(at(&process, &get("/healthz")).unwrap().status(), StatusCode::OK);
         assert!(at(&process, &get("/v1/orders")).is_none());
-    }
-
-    /// A client over HTTP that is told 200 takes it for done.
-    #[tokio::test]
-    async fn whoever_comes_too_early_is_refused_in_their_own_words() {
-        let answer = starting(&get("/v1/orders"));
-        assert_eq!(
-            (answer.status(), &answer.headers()["retry-after"]),
-            (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
-        );
-        assert!(text(answer).await.contains("nothing was done"));
-        let call = Request::post("/shop.order.v1.OrderService/GetOrder").header("content-type", "application/grpc");
-        let answer = starting(&call.body(()).unwrap());
-        assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), tonic::Code::Unavailable);
     }
 }

@@ -231,7 +231,7 @@ where
                 lab::reached(Point::ProviderAnswered);
                 Ok(answer)
             }
-            Ok(Err(why)) => Err(Refusal::unavailable(why)),
+            Ok(Err(why)) => Err(Refusal::outage(why)),
             Err(_) => Err(in_progress()),
         }
     }

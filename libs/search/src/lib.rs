@@ -126,6 +126,9 @@ pub enum SearchError {
     /// The index cannot be read or written, or is not complete yet. Try again later.
     #[error("the search index is unavailable: {0}")]
     Unavailable(String),
+    /// It was asked for what it must show, and does not yet. Try again soon.
+    #[error("{0}")]
+    NotYet(String),
     /// The server answered, and did not do it: the index that was asked is deleted, or about to be, or the server is in trouble.
     #[error("the search index is unavailable: {0}")]
     Failed(String),
@@ -134,7 +137,7 @@ pub enum SearchError {
 impl SearchError {
     /// It was asked for what it must show, and does not yet.
     pub(crate) fn unseen(id: &str, version: Version) -> SearchError {
-        SearchError::Unavailable(format!("version {version} of {id} is not in it yet; try again soon"))
+        SearchError::NotYet(format!("version {version} of {id} is not in the search index yet; try again soon"))
     }
 
     /// It was to be written from further on than it is.
@@ -149,6 +152,7 @@ impl From<SearchError> for Refusal {
     fn from(error: SearchError) -> Refusal {
         match error {
             SearchError::Refused { field, message } => Refusal::invalid(field, message),
+            SearchError::NotYet(message) => Refusal::new(Code::Unavailable, "not_indexed_yet", message),
             other => Refusal::new(Code::Unavailable, "search_unavailable", other.to_string()),
         }
     }

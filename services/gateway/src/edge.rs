@@ -35,7 +35,7 @@ const PREFER: &str = "prefer";
 pub(crate) fn trace(headers: &HeaderMap, ids: &Ids) -> Trace {
     let ours = new_trace(ids);
     let theirs = headers.get(TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
-    theirs.map_or(ours, |theirs| Trace::new(theirs.trace_id, ours.span_id))
+    theirs.map_or(ours, |theirs| theirs.with_span(ours.span_id))
 }
 
 /// Who asks for what a request asks, with `patience` and what they would wait beyond it.
@@ -63,6 +63,11 @@ pub(crate) fn caller(
     let wait = if found.route.waits { wait(headers) } else { Duration::ZERO };
     let deadline = Deadline::after(patience + wait);
     Ok(Caller { command_id, customer: customer.into(), actor: actor.into(), trace, deadline, wait })
+}
+
+/// The same caller, who does not wait for an order to be settled.
+pub(crate) fn at_once(caller: Caller, patience: Duration) -> Caller {
+    Caller { wait: Duration::ZERO, deadline: Deadline::after(patience), ..caller }
 }
 
 /// The id of a command: the same for the same caller, route and key, so that the service that carries it out knows it

@@ -11,7 +11,9 @@
 //! # Here
 //! Each message of the stream is one event; which of its fields is the id, and which field of the request takes the last
 //! one seen, is said in the .proto file. A comment every [`HEARTBEAT`] tells both sides that the other is still there. A
-//! stream ends after [`LONGEST`], and when the process stops; an error in its middle ends it too. The client comes back.
+//! stream ends after [`LONGEST`], when the process stops, and when the client closes its side; an error in its middle ends it too.
+//! The client comes back. It is told 204, after which an `EventSource` stops, only where nothing will ever follow ([`ended`]); where it
+//! may come again, it is told 200 and when ([`come_back`]), for any other status ends it for good.
 //!
 //! # Limits
 //! One connection for each watcher, of which there are few: they have places of their own.
@@ -23,16 +25,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use futures::stream::{BoxStream, StreamExt, unfold};
+use host::client_io::Peer;
 use host::error::Refusal;
 use host::tasks::Tasks;
-use http::HeaderMap;
+use host::unavailable::{COME_BACK_MS, come_back};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{Full, StreamBody};
 use prost_reflect::{DynamicMessage, Kind, Value};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
-use tonic::Streaming;
+use tonic::{Code, Status, Streaming};
 
+use crate::fair_share::Share;
 use crate::routes::{Events, Route};
 use crate::transcode;
 
@@ -63,27 +67,47 @@ pub(crate) fn resume(headers: &HeaderMap, events: &Events, message: &mut Dynamic
     Ok(())
 }
 
+/// Whether a service says that nothing will ever follow what the client has seen.
+pub(crate) fn ended(status: &Status) -> bool {
+    status.code() == Code::OutOfRange
+}
+
+/// What a client is answered that asked for events and is refused for now: by a stream that ends at once, if it wants one.
+pub(crate) fn refused_for_now(headers: &HeaderMap, status: StatusCode) -> Option<Response<Full<Bytes>>> {
+    let for_now =
+        [StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
+    for_now.then(|| come_back(headers)).flatten()
+}
+
 /// What a stream that is being sent needs.
 struct Sending {
     route: Arc<Route>,
     stream: Streaming<Bytes>,
     tasks: Tasks,
     until: Instant,
-    _place: OwnedSemaphorePermit,
+    peer: Peer,
+    greeted: bool,
+    _place: Share,
 }
 
 /// The events of a stream, for as long as it, the process and the client last.
-pub(crate) fn body(route: Arc<Route>, stream: Streaming<Bytes>, tasks: Tasks, place: OwnedSemaphorePermit) -> Body {
-    let sending = Sending { route, stream, tasks, until: Instant::now() + LONGEST, _place: place };
+pub(crate) fn body(route: Arc<Route>, stream: Streaming<Bytes>, tasks: Tasks, (peer, place): (Peer, Share)) -> Body {
+    let sending =
+        Sending { route, stream, tasks, until: Instant::now() + LONGEST, peer, greeted: false, _place: place };
     StreamBody::new(unfold(sending, Sending::next).boxed())
 }
 
 impl Sending {
     async fn next(mut self) -> Option<(Result<Frame<Bytes>, Infallible>, Sending)> {
+        if !std::mem::replace(&mut self.greeted, true) {
+            // Proxies and browsers hand on the head of an answer with its first bytes.
+            return Some((Ok(Frame::data(Bytes::from(format!("retry: {COME_BACK_MS}\n\n")))), self));
+        }
         let left = self.until.saturating_duration_since(Instant::now());
         let told = {
             let message = pin!(timeout(left.min(HEARTBEAT), self.stream.message()));
-            match select(pin!(self.tasks.stopping()), message).await {
+            let (stopping, closed) = (pin!(self.tasks.stopping()), pin!(self.peer.closed()));
+            match select(select(stopping, closed), message).await {
                 Either::Left(_) => return None,
                 Either::Right((told, _)) => told,
             }

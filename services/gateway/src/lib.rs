@@ -41,9 +41,12 @@ mod body;
 mod docs;
 mod edge;
 mod events;
+mod fair_share;
+pub mod host_names;
 mod openapi;
 mod openapi_parts;
 mod openapi_schemas;
+mod pages;
 mod problem;
 mod routes;
 mod target;
@@ -60,12 +63,14 @@ use bytes::Bytes;
 use clock::Ids;
 use futures::FutureExt;
 use host::Process;
+use host::call::Caller;
+use host::client_io::Peer;
 use host::error::Refusal;
 use host::health::Health;
 use host::tasks::Tasks;
 use host::transport::Transport;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{Either, Full};
 use prost::Message;
@@ -77,7 +82,9 @@ use tokio::time::Instant;
 use tonic::Code;
 use tracing::Instrument;
 
-use crate::docs::Asset;
+use crate::fair_share::FairShare;
+use crate::host_names::HostNames;
+use crate::pages::Page;
 use crate::problem::Problem;
 use crate::routes::{Found, Table};
 
@@ -95,9 +102,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// The longest path and query together, in bytes.
     pub target_bytes: usize,
-    /// The most calls at a time, those included that wait for an order to be settled. More are refused, not queued.
+    /// The most calls at a time. More are refused, not queued.
     pub at_once: usize,
-    /// The most streams of events at a time, beside the calls.
+    /// The most calls at a time that wait for an order to be settled, beside the others; customers share them. One more is
+    /// answered at once, as if it did not want to wait.
+    pub waits: usize,
+    /// The most streams of events at a time, beside the calls; customers share them.
     pub watchers: usize,
 }
 
@@ -109,6 +119,7 @@ impl Default for Limits {
             body_bytes: 64 * 1024,
             target_bytes: 2_000,
             at_once: 2_048,
+            waits: 512,
             watchers: 256,
         }
     }
@@ -124,8 +135,10 @@ pub struct Gateway {
     metrics: Metrics,
     red: Red,
     places: Semaphore,
-    watchers: Arc<Semaphore>,
+    waits: Arc<FairShare>,
+    watchers: Arc<FairShare>,
     tasks: Tasks,
+    host_names: Option<HostNames>,
 }
 
 /// The body of an answer: whole, or a stream of events.
@@ -135,38 +148,6 @@ pub type Answered = Either<Full<Bytes>, events::Body>;
 enum Destination<'a> {
     Page(Page),
     Rpc(Found<'a>),
-}
-
-/// What the gateway itself tells about its process and its interface.
-#[derive(Clone, Copy)]
-enum Page {
-    Alive,
-    Ready,
-    Metrics,
-    Api,
-    Docs(Asset),
-}
-
-impl Page {
-    fn at(path: &str) -> Option<Page> {
-        match path {
-            "/healthz" => Some(Page::Alive),
-            "/readyz" => Some(Page::Ready),
-            "/metrics" => Some(Page::Metrics),
-            "/openapi.json" => Some(Page::Api),
-            _ => Asset::at(path).map(Page::Docs),
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Page::Alive => "GET /healthz",
-            Page::Ready => "GET /readyz",
-            Page::Metrics => "GET /metrics",
-            Page::Api => "GET /openapi.json",
-            Page::Docs(asset) => asset.label,
-        }
-    }
 }
 
 impl Gateway {
@@ -200,9 +181,17 @@ impl Gateway {
             metrics: process.metrics.clone(),
             red: Red::new(&process.metrics, "http"),
             places: Semaphore::new(limits.at_once),
-            watchers: Arc::new(Semaphore::new(limits.watchers)),
+            waits: FairShare::of(limits.waits),
+            watchers: FairShare::of(limits.watchers),
             tasks: process.tasks.clone(),
+            host_names: None,
         })
+    }
+
+    /// The gateway on a port, where requests say which host they are for. Without it nobody's host is looked at.
+    #[must_use]
+    pub fn on_port(self, host_names: HostNames) -> Gateway {
+        Gateway { host_names: Some(host_names), ..self }
     }
 
     /// Answers a request; whatever happens, with a response.
@@ -228,10 +217,16 @@ impl Gateway {
         };
         let cause = outcome.as_ref().err().and_then(Problem::cause).map(str::to_owned);
         let mut response = outcome.unwrap_or_else(|problem| whole(problem.into_response(trace)));
+        if !response.headers().contains_key(header::CACHE_CONTROL) {
+            pages::cache_for(&mut response, 0);
+        }
         put(&mut response, edge::TRACEPARENT, trace.to_string());
         let (status, took) = (response.status(), started.elapsed());
         self.red.observe(route, status.as_str(), took);
-        log(&head.method, route, status.as_u16(), took, cause);
+        if let Some(why) = cause.as_deref().filter(|_| status == StatusCode::INTERNAL_SERVER_ERROR) {
+            tracing::error!(route, why, "a request met a fault");
+        }
+        log(&head.method, route, status, took, cause.as_deref());
         if head.method == Method::HEAD {
             if let Some(bytes) = response.body().size_hint().exact() {
                 put(&mut response, header::CONTENT_LENGTH.as_str(), bytes.to_string());
@@ -242,6 +237,9 @@ impl Gateway {
     }
 
     fn destination<'a>(&'a self, head: &'a Parts) -> Result<Destination<'a>, Problem> {
+        if let Some(host_names) = &self.host_names {
+            host_names.check(head)?;
+        }
         target::check(&head.uri, self.limits.target_bytes)?;
         match Page::at(head.uri.path()) {
             Some(page) if matches!(head.method, Method::GET | Method::HEAD) => Ok(Destination::Page(page)),
@@ -251,29 +249,17 @@ impl Gateway {
     }
 
     fn page(&self, page: Page) -> Result<Response<Full<Bytes>>, Problem> {
-        let (kind, text) = match page {
-            Page::Alive => ("text/plain", Bytes::from_static(b"ok")),
-            Page::Metrics => ("text/plain; version=0.0.4", Bytes::from(self.metrics.text())),
-            Page::Api => ("application/json", self.api.clone()),
-            Page::Docs(asset) => (asset.media_type, asset.bytes()),
-            Page::Ready => {
-                let missing = self.health.unready();
-                if !missing.is_empty() {
-                    let parts = missing.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-                    let refusal = Refusal::new(Code::Unavailable, "not_ready", format!("not ready: {parts}"));
-                    return Err(missing.iter().fold(refusal, |refusal, (part, why)| refusal.fact(part, why)).into());
-                }
-                ("text/plain", Bytes::from_static(b"ok"))
-            }
+        let text = match page {
+            Page::Alive => Bytes::from_static(b"ok"),
+            Page::Metrics => Bytes::from(self.metrics.text()),
+            Page::Api => self.api.clone(),
+            Page::Docs(asset) => asset.bytes(),
+            Page::Ready => match pages::unready(&self.health) {
+                Some(problem) => return Err(problem),
+                None => Bytes::from_static(b"ok"),
+            },
         };
-        let mut response = Response::new(Full::from(text));
-        put(&mut response, header::CONTENT_TYPE.as_str(), kind.to_owned());
-        if let Page::Docs(_) = page {
-            put(&mut response, header::CONTENT_SECURITY_POLICY.as_str(), docs::POLICY.to_owned());
-            put(&mut response, header::X_CONTENT_TYPE_OPTIONS.as_str(), "nosniff".to_owned());
-            put(&mut response, header::CACHE_CONTROL.as_str(), "max-age=3600".to_owned());
-        }
-        Ok(response)
+        Ok(page.response(text))
     }
 
     /// Turns a request into a call and its answer into a response.
@@ -285,21 +271,47 @@ impl Gateway {
         trace: Trace,
     ) -> Result<Response<Answered>, Problem> {
         if let Some(events) = &found.route.events {
-            return self.watch(found, events, head, body, trace).await;
+            let watched = self.watch(found, events, head, body, trace).await;
+            let refused_for_now = |problem: &Problem| events::refused_for_now(&head.headers, problem.status());
+            return match watched.as_ref().err().and_then(refused_for_now) {
+                Some(come_back) => Ok(whole(come_back)),
+                None => watched,
+            };
         }
         let route = found.route;
-        let Ok(_place) = self.places.try_acquire() else {
-            return Err(too_many("requests are under way", self.limits.at_once));
+        let mut caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
+        let waiting = (!caller.wait.is_zero()).then(|| self.waits.take(&caller.customer)).flatten();
+        if waiting.is_none() {
+            caller = edge::at_once(caller, self.limits.call);
+        }
+        let _place = match waiting {
+            Some(_) => None,
+            None => {
+                Some(self.places.try_acquire().map_err(|_| too_many("requests are under way", self.limits.at_once))?)
+            }
         };
-        let caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
-        let message = self.message(found, head, body).await?;
-        let request = caller.request(Bytes::from(message.encode_to_vec()));
-        let reply = upstream::call(route.transport.clone(), route.grpc.clone(), request, caller.deadline).await;
+        let message = Bytes::from(self.message(found, head, body).await?.encode_to_vec());
+        let ask = async |caller: &Caller| {
+            let request = || caller.request(message.clone());
+            upstream::call(&route.transport, &route.grpc, request, caller.deadline).await
+        };
+        let reply = match &waiting {
+            None => ask(&caller).await,
+            Some(_) => match upstream::unless_closed(&peer(head), ask(&caller)).await {
+                Some(reply) => reply,
+                // A client that only closed its sending side gets what there is by now, under the same command id.
+                None => {
+                    caller = edge::at_once(caller, self.limits.call);
+                    ask(&caller).await
+                }
+            },
+        };
         let answer =
             transcode::answer(route, reply.map_err(|status| Problem::of(&status))?).map_err(Problem::internal)?;
         let mut response = Response::new(Either::Left(Full::from(answer.json)));
         *response.status_mut() = route.success;
         put(&mut response, header::CONTENT_TYPE.as_str(), "application/json".to_owned());
+        pages::cache_for(&mut response, route.max_age_s);
         if let Some(location) = answer.location {
             put(&mut response, header::LOCATION.as_str(), location);
         }
@@ -318,19 +330,28 @@ impl Gateway {
         body: B,
         trace: Trace,
     ) -> Result<Response<Answered>, Problem> {
-        let Ok(place) = self.watchers.clone().try_acquire_owned() else {
-            return Err(too_many("streams are open", self.limits.watchers));
-        };
         let caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
+        let full = || too_many("streams are open, of which customers have equal shares", self.limits.watchers);
+        let place = self.watchers.take(&caller.customer).ok_or_else(full)?;
         let mut message = self.message(found, head, body).await?;
         events::resume(&head.headers, events, &mut message)?;
         let request = caller.request(Bytes::from(message.encode_to_vec()));
         let stream = upstream::stream(found.route.transport.clone(), found.route.grpc.clone(), request).await;
-        let stream = stream.map_err(|status| Problem::of(&status))?;
-        let body = events::body(found.route.clone(), stream, self.tasks.clone(), place);
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(status) if events::ended(&status) => {
+                let mut nothing = whole(Response::default());
+                *nothing.status_mut() = StatusCode::NO_CONTENT;
+                return Ok(nothing);
+            }
+            Err(status) => return Err(Problem::of(&status)),
+        };
+        let body = events::body(found.route.clone(), stream, self.tasks.clone(), (peer(head), place));
         let mut response = Response::new(Either::Right(body));
         put(&mut response, header::CONTENT_TYPE.as_str(), "text/event-stream".to_owned());
-        put(&mut response, header::CACHE_CONTROL.as_str(), "no-store".to_owned());
+        // Neither a proxy that compresses nor one that collects: an event is worth something when it happens.
+        put(&mut response, header::CACHE_CONTROL.as_str(), "no-store, no-transform".to_owned());
+        put(&mut response, "x-accel-buffering", "no".to_owned());
         Ok(response)
     }
 
@@ -364,6 +385,11 @@ impl Gateway {
     }
 }
 
+/// The client of a request.
+fn peer(head: &Parts) -> Peer {
+    head.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown)
+}
+
 fn too_many(what: &str, most: usize) -> Problem {
     let message = format!("{most} {what}, which is the most at a time; try again");
     Refusal::new(Code::ResourceExhausted, "too_many_requests", message).into()
@@ -373,18 +399,19 @@ fn whole(response: Response<Full<Bytes>>) -> Response<Answered> {
     response.map(Either::Left)
 }
 
-fn log(method: &Method, route: &str, status: u16, took: Duration, cause: Option<String>) {
+fn log(method: &Method, route: &str, status: StatusCode, took: Duration, why: Option<&str>) {
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    match cause {
-        Some(why) => tracing::error!(route, status, took_us, why, "answered"),
-        None if reads && status < 400 => tracing::debug!(route, status, took_us, "answered"),
-        None => tracing::info!(route, status, took_us, "answered"),
+    let is_quiet = matches!(*method, Method::GET | Method::HEAD) && status.as_u16() < 400;
+    let status = status.as_u16();
+    if is_quiet {
+        tracing::debug!(route, status, took_us, "answered");
+    } else {
+        tracing::info!(route, status, took_us, why, "answered");
     }
 }
 
 /// Sets a header. A value that is none is left out: all of them are made of what was checked before.
-fn put<B>(response: &mut Response<B>, name: &'static str, value: String) {
+pub(crate) fn put<B>(response: &mut Response<B>, name: &'static str, value: String) {
     if let Ok(value) = HeaderValue::try_from(value) {
         response.headers_mut().insert(name, value);
     }

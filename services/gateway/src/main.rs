@@ -2,9 +2,11 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Parser;
+use gateway::host_names::HostNames;
 use gateway::{Gateway, Limits};
 use program::process::{self, Opened, Settings};
 use program::servers;
@@ -22,6 +24,15 @@ struct Config {
     /// Where it answers requests
     #[arg(long, env = "JANGTEO_LISTEN", default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
     listen: SocketAddr,
+
+    /// Names, beside addresses and localhost, under which it is asked: without any it takes every name, or on a loopback address
+    /// none
+    #[arg(long, env = "JANGTEO_HOST_NAMES", value_name = "NAMES", value_delimiter = ',')]
+    host_names: Vec<String>,
+
+    /// How long it goes on answering once SIGTERM has made it unready, in milliseconds, so that others send it nothing more
+    #[arg(long, env = "JANGTEO_LINGER_MS", default_value_t = 2_000, value_name = "MS")]
+    linger_ms: u64,
 
     /// The replicas of order, as HOST:PORT[,HOST:PORT]
     #[arg(long, env = "JANGTEO_ORDER", value_name = "HOSTS")]
@@ -41,7 +52,8 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, listen, order, inventory, shipping, auditor } = Config::parse();
+    let Config { settings, listen, host_names, linger_ms, order, inventory, shipping, auditor } = Config::parse();
+    let settings = Settings { linger: Duration::from_millis(linger_ms), ..settings };
     process::run(&settings, listen, async |process, _| {
         let order = servers::to(&process, "order", &order)?;
         let inventory = servers::to(&process, "inventory", &inventory)?;
@@ -54,7 +66,8 @@ fn main() -> ExitCode {
             ("shop.messaging.v1.DeadLetterService/shipping", servers::to(&process, "shipping", &shipping)?),
             ("shop.auditor.v1.BookService", servers::to(&process, "auditor", &auditor)?),
         ];
-        let gateway = Arc::new(Gateway::new(&process, upstreams, Limits::default()).map_err(|why| anyhow!(why))?);
+        let gateway = Gateway::new(&process, upstreams, Limits::default()).map_err(|why| anyhow!(why))?;
+        let gateway = Arc::new(gateway.on_port(HostNames::of(listen.ip(), &host_names)));
         let handler = process::handler(move |request| {
             let gateway = gateway.clone();
             async move { gateway.handle(request).await }

@@ -52,6 +52,11 @@ fn operation(route: &Route, id: &str, schemas: &mut Schemas) -> Result<Json, Str
     let in_path = variables(&route.template)?;
     let mut responses = parts::problems_of(route);
     responses.insert(route.success.as_str().to_owned(), success(route, schemas)?);
+    if route.events.is_some() {
+        let headers = json!({"traceparent": parts::header("traceparent")});
+        let text = "Nothing will follow what was seen: there is no use in asking again.";
+        responses.insert("204".to_owned(), json!({"description": text, "headers": headers}));
+    }
     let mut operation = json!({
         "operationId": id,
         "tags": [rpc.parent_service().name()],

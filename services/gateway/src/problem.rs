@@ -1,15 +1,24 @@
 //! Answers that say no: problem documents (RFC 9457). What each code means stands in the one table, [`host::error`];
 //! only what HTTP alone knows (405, 408, 413, 414, 415) gets its status here.
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use host::error::{Refusal, row_of};
+use host::error::{OUTAGE, Refusal, row_of};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use telemetry::trace::Trace;
 use tonic::{Code, Status};
 
+use crate::upstream;
+
 /// The longest `detail`, in bytes: a message may quote what the client sent.
 const MAX_DETAIL_BYTES: usize = 500;
+
+/// Refusals for want of a server: what it said, with its name and those of roles and files, is for the log.
+const OUTAGES: [&str; 2] = [OUTAGE, "search_unavailable"];
+/// What the client is told instead.
+const NO_ANSWER: &str = "a part of the shop does not answer; try again";
 
 /// A request that is not answered as asked.
 #[derive(Debug)]
@@ -27,6 +36,10 @@ impl From<Refusal> for Problem {
                 let cause = format!("{}: {}", refusal.reason, refusal.message);
                 Problem { cause: Some(cause), ..Problem::hidden(refusal.code) }
             }
+            code if OUTAGES.contains(&refusal.reason.as_ref()) => {
+                let shown = Refusal { message: NO_ANSWER.to_owned(), facts: BTreeMap::new(), ..refusal };
+                Problem { cause: Some(refusal.message), ..Problem::at(row_of(code).http, shown) }
+            }
             code => Problem::at(row_of(code).http, refusal),
         }
     }
@@ -40,9 +53,8 @@ impl Problem {
 
     /// What a service answered. A status without details was made on the way: it may name addresses, and is not shown.
     pub(crate) fn of(status: &Status) -> Problem {
-        let on_the_way = status.details().is_empty() && matches!(status.code(), Code::Unavailable | Code::Cancelled);
-        if on_the_way {
-            let refusal = Refusal::new(status.code(), "unavailable", "a part of the shop does not answer; try again");
+        if upstream::was_lost(status) || (status.code() == Code::Cancelled && status.details().is_empty()) {
+            let refusal = Refusal::new(status.code(), "unavailable", NO_ANSWER);
             return Problem { cause: Some(status.message().to_owned()), ..Problem::from(refusal) };
         }
         Problem::from(Refusal::of(status))
@@ -65,6 +77,11 @@ impl Problem {
         Problem { allow: Some(allow), ..Problem::at(StatusCode::METHOD_NOT_ALLOWED, refusal) }
     }
 
+    /// The status that it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What really went wrong, for the log; `None` if the client was told.
     pub(crate) fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
@@ -81,6 +98,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         }
         if let Some(allow) = self.allow.and_then(|allow| HeaderValue::try_from(allow).ok()) {
             headers.insert(header::ALLOW, allow);

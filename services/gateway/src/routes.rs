@@ -35,6 +35,8 @@ pub(crate) struct Route {
     pub(crate) operators_only: bool,
     /// Whether it heeds `Prefer: wait`.
     pub(crate) waits: bool,
+    /// For how many seconds an answer may be kept, for it does not depend on who asks; 0 if it does.
+    pub(crate) max_age_s: u32,
     /// The RPC.
     pub(crate) rpc: MethodDescriptor,
     /// The RPC's path.
@@ -229,6 +231,7 @@ fn route(
         body_optional,
         operators_only: audience == AUDIENCE_OPERATOR,
         waits: rest.and_then(|rest| rest.get_field_by_name("waits")?.as_bool()).unwrap_or_default(),
+        max_age_s: rest.and_then(|rest| rest.get_field_by_name("max_age_s")?.as_u32()).unwrap_or_default(),
         rpc: rpc.clone(),
         grpc: rpc_path(rpc)?,
         events,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{anyhow, bail};
 use clap::{Parser, Subcommand};
 use clock::{Clock, SystemClock};
+use gateway::host_names::HostNames;
 use host::Process;
 use host::health::Health;
 use inventory::catalogue;
@@ -36,6 +37,10 @@ struct Config {
     /// Port to listen on, on the loopback address; 0 picks a free one
     #[arg(long, env = "JANGTEO_PORT", default_value_t = 8080, value_name = "N")]
     port: u16,
+
+    /// Names, beside addresses and localhost, under which it is asked
+    #[arg(long, env = "JANGTEO_HOST_NAMES", value_name = "NAMES", value_delimiter = ',')]
+    host_names: Vec<String>,
 
     /// How long after its order was confirmed a parcel is picked up, in milliseconds; until then it can be called off
     #[arg(long, env = "JANGTEO_PICK_UP_MS", default_value_t = 5_000, value_name = "MS")]
@@ -109,7 +114,7 @@ fn run(config: &Config) -> ExitCode {
         let greeting = greeting(&process, address, config);
         seal(&process, folder, &stores);
         process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
-        let gateway = Arc::new(shop.gateway);
+        let gateway = Arc::new(shop.gateway.on_port(HostNames::of(address.ip(), &config.host_names)));
         let handler = process::handler(move |request| {
             let gateway = gateway.clone();
             async move { gateway.handle(request).await }

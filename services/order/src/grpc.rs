@@ -24,9 +24,12 @@ impl OrderService for Grpc {
         &self,
         request: Request<PlaceOrderRequest>,
     ) -> Result<Response<PlaceOrderResponse>, GrpcStatus> {
-        let (caller, orders) = (Caller::of(&request, &self.0.process.ids)?, self.0.clone());
-        let placed = self.0.process.tasks.run(async move { orders.place(&caller, request.into_inner()).await }).await;
-        answer(placed.map(|order| PlaceOrderResponse { order: Some(message(order)) }))
+        let caller = Caller::of(&request, &self.0.process.ids)?;
+        let (orders, placing) = (self.0.clone(), caller.clone());
+        let placed =
+            self.0.process.tasks.run(async move { orders.place(&placing, request.into_inner()).await }).await?;
+        let order = self.0.settled(&caller, placed).await;
+        answer(order.map(|order| PlaceOrderResponse { order: Some(message(order)) }))
     }
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<GetOrderResponse>, GrpcStatus> {
@@ -72,9 +75,11 @@ impl OrderService for Grpc {
         &self,
         request: Request<CancelOrderRequest>,
     ) -> Result<Response<CancelOrderResponse>, GrpcStatus> {
-        let (caller, orders) = (Caller::of(&request, &self.0.process.ids)?, self.0.clone());
-        let asked = self.0.process.tasks.run(async move { orders.cancel(&caller, request.into_inner()).await }).await;
-        answer(asked.map(|order| CancelOrderResponse { order: Some(message(order)) }))
+        let caller = Caller::of(&request, &self.0.process.ids)?;
+        let (orders, asking) = (self.0.clone(), caller.clone());
+        let asked = self.0.process.tasks.run(async move { orders.cancel(&asking, request.into_inner()).await }).await?;
+        let order = self.0.settled(&caller, asked).await;
+        answer(order.map(|order| CancelOrderResponse { order: Some(message(order)) }))
     }
 }
 

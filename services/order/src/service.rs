@@ -57,12 +57,24 @@ pub(crate) type Answer = (String, Folded<Order>);
 /// What is remembered under a command id is the order that it was about.
 type Named = CancelOrderRequest;
 
+/// An order that a command was carried out on, and a place to wait for it since before it could be settled.
+pub(crate) struct Accepted {
+    order_id: String,
+    waiting: Option<Waiting>,
+}
+
+impl Accepted {
+    fn new(order_id: String) -> Accepted {
+        Accepted { order_id, waiting: None }
+    }
+}
+
 impl Orders {
     /// Places an order, once per command id, and begins its checkout in the same commit.
-    pub(crate) async fn place(&self, caller: &Caller, request: PlaceOrderRequest) -> Result<Answer, Refusal> {
+    pub(crate) async fn place(&self, caller: &Caller, request: PlaceOrderRequest) -> Result<Accepted, Refusal> {
         let print = fingerprint("PlaceOrder", &request);
         if let Some(Named { order_id }) = self.answered(caller, print).await? {
-            return self.settled(caller, order_id, None).await;
+            return Ok(Accepted::new(order_id));
         }
         let details = details(caller, request)?;
         if self.runner.open() >= MAX_UNDER_WAY {
@@ -83,11 +95,11 @@ impl Orders {
             Ok(()) => {
                 tracing::info!(order_id, "order placed");
                 self.runner.carry_on(pending);
-                self.settled(caller, order_id, Some(waiting)).await
+                Ok(Accepted { order_id, waiting: Some(waiting) })
             }
             Err(CommitError::AlreadyHandled(reply)) => {
                 let Named { order_id } = recall(&reply, print)?;
-                self.settled(caller, order_id, None).await
+                Ok(Accepted::new(order_id))
             }
             Err(other) => Err(unavailable(unreadable(other))),
         }
@@ -97,11 +109,11 @@ impl Orders {
     pub(crate) async fn see(&self, caller: &Caller, order_id: String) -> Result<Answer, Refusal> {
         check::id("order_id", &order_id)?;
         let order = self.own(caller, &order_id).await?;
-        if caller.wait.is_zero() { Ok((order_id, order)) } else { self.settled(caller, order_id, None).await }
+        if caller.wait.is_zero() { Ok((order_id, order)) } else { self.settled(caller, Accepted::new(order_id)).await }
     }
 
     /// Calls an order off. What becomes of order and saga is decided in one commit over both.
-    pub(crate) async fn cancel(&self, caller: &Caller, request: CancelOrderRequest) -> Result<Answer, Refusal> {
+    pub(crate) async fn cancel(&self, caller: &Caller, request: CancelOrderRequest) -> Result<Accepted, Refusal> {
         let print = fingerprint("CancelOrder", &request);
         let order_id = request.order_id;
         check::id("order_id", &order_id)?;
@@ -133,11 +145,11 @@ impl Orders {
                     if let Some(pending) = pending {
                         self.runner.carry_on(pending);
                     }
-                    return self.settled(caller, order_id, None).await;
+                    return Ok(Accepted::new(order_id));
                 }
                 Err(CommitError::AlreadyHandled(reply)) => {
                     let Named { order_id } = recall(&reply, print)?;
-                    return self.settled(caller, order_id, None).await;
+                    return Ok(Accepted::new(order_id));
                 }
                 Err(CommitError::Conflict { .. }) => {}
                 Err(other) => return Err(unavailable(unreadable(other))),
@@ -243,7 +255,11 @@ impl Orders {
     }
 
     /// The order as soon as it is settled, or as it is when the caller does not wait any longer.
-    async fn settled(&self, caller: &Caller, order_id: String, waiting: Option<Waiting>) -> Result<Answer, Refusal> {
+    ///
+    /// Danger: only in the future that answers the caller, which is dropped when the caller leaves. On the process's tasks a wait would
+    /// outlive it, and waits that nobody waits for would add up.
+    pub(crate) async fn settled(&self, caller: &Caller, accepted: Accepted) -> Result<Answer, Refusal> {
+        let Accepted { order_id, waiting } = accepted;
         let until = Instant::now() + caller.wait.min(caller.deadline.left());
         let mut just_placed = waiting.is_some();
         let mut waiting = waiting.unwrap_or_else(|| self.ledger.settling.wait_for(&order_id));

@@ -26,7 +26,7 @@ use proto::order::{OrderEvent, WatchOrderRequest, WatchOrderResponse};
 use store::{StreamId, Version};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::ledger::order_stream;
 use crate::service::Orders;
@@ -50,6 +50,9 @@ struct Watcher {
 
 impl Orders {
     /// The events of the caller's own order after a version, and those to come.
+    ///
+    /// # Errors
+    /// OUT_OF_RANGE if none can come.
     pub(crate) async fn watch(
         &self,
         caller: &Caller,
@@ -63,6 +66,10 @@ impl Orders {
             let message = format!("the order is at version {present}; what follows {after} cannot be told");
             Refusal::invalid("after_version", message)
         })?;
+        if seen == present && order.state.ended() {
+            let message = format!("the order has ended; nothing follows version {present}");
+            return Err(Refusal::new(Code::OutOfRange, "ended", message));
+        }
         let (orders, stream, growth) = (self.clone(), order_stream(&order_id), self.ledger.store.growth());
         let watcher = Watcher { orders, order_id, stream, growth, seen, ready: VecDeque::new() };
         Ok(try_unfold(watcher, Watcher::next).boxed())

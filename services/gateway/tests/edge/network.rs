@@ -17,7 +17,7 @@ use tonic::body::Body;
 
 use crate::shop::{ORDER, Shop, World, upstreams};
 
-async fn served(world: &World) -> TcpStream {
+pub(crate) async fn served(world: &World) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, gateway) = (listener.local_addr().unwrap(), world.gateway.clone());
     let answer = move |request| {
@@ -33,7 +33,7 @@ fn post(body: &str, length: usize) -> String {
     format!("POST /v1/orders HTTP/1.1\r\nHost: shop\r\nIdempotency-Key: k\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
-async fn all(stream: &mut TcpStream) -> String {
+pub(crate) async fn all(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     text

@@ -55,7 +55,7 @@ async fn what_is_wrong_inside_stays_inside() {
             .fact("secret", "secret")
             .into()
     });
-    let on_the_way = Status::unavailable("tcp connect error: secret 10.0.0.7:5432");
+    let on_the_way = Status::cancelled("tcp connect error: secret 10.0.0.7:5432");
     for status in refusals.into_iter().chain([on_the_way]) {
         let world = World::new();
         world.shop.next(Next::Refuse(status));

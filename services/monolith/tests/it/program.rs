@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::customers::{client, send};
@@ -54,10 +55,27 @@ impl Program {
     }
 
     /// Asks it to stop, and gives its exit code.
-    pub async fn stop(mut self) -> Option<i32> {
+    pub async fn stop(self) -> Option<i32> {
+        self.signal("-TERM").await;
+        self.ended().await
+    }
+
+    async fn signal(&self, signal: &str) {
         let pid = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
+    }
+
+    async fn ended(mut self) -> Option<i32> {
         tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await.unwrap().unwrap().code()
+    }
+
+    /// What it answers to these bytes until it closes.
+    async fn told(&self, bytes: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
     }
 }
 
@@ -84,6 +102,47 @@ async fn the_printed_lines_do_what_they_say() {
         ["ORDER_STATUS_CONFIRMED ", "ORDER_STATUS_REJECTED card_declined", "ORDER_STATUS_REJECTED country_not_served"];
     assert_eq!(ends, expected);
     assert_eq!(program.stop().await, Some(0));
+}
+
+/// The first lets work under way end, which here would take ten seconds.
+#[tokio::test]
+async fn a_second_ctrl_c_ends_it_at_once_and_a_closed_terminal_is_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    let mut half = TcpStream::connect(&program.address).await.unwrap();
+    let head = "POST /v1/orders HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Length: 9\r\n\r\n{";
+    half.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let started = tokio::time::Instant::now();
+    program.signal("-INT").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    program.signal("-INT").await;
+    assert_eq!(program.ended().await, Some(3), "work was cut off");
+    assert!(started.elapsed() < Duration::from_secs(5), "{started:?}");
+
+    let program = Program::start(&data).await;
+    program.signal("-HUP").await;
+    assert_eq!(program.ended().await, Some(0));
+}
+
+/// A page that has given its name this address acts for nobody.
+#[tokio::test]
+async fn a_request_for_a_foreign_host_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let program =
+        Program::start_with(&folder.path().join("data"), &["--host-names", "shop.example,other.example"]).await;
+    let told = async |hosts: &str| {
+        let answer = program.told(&format!("GET /v1/products HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n")).await;
+        answer.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(told("Host: evil.example\r\n").await, "HTTP/1.1 421 Misdirected Request");
+    assert_eq!(told("Host: localhost\r\nHost: localhost\r\n").await, "HTTP/1.1 400 Bad Request");
+    assert_eq!(told("").await, "HTTP/1.1 400 Bad Request");
+    for ours in ["localhost", "127.0.0.1", "other.example"] {
+        assert_eq!(told(&format!("Host: {ours}\r\n")).await, "HTTP/1.1 200 OK");
+    }
+    program.stop().await;
 }
 
 #[tokio::test]
