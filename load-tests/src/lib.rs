@@ -8,6 +8,7 @@
 //! | [`checkout`] | a whole checkout over HTTP, the edge alone, the start of an empty shop |
 //! | [`facts`] | what is published and found beside the requests |
 //! | [`fulfilment`] | from confirmed to shipped, and a shop with nothing to do |
+//! | [`hostile`] | what becomes of others while clients hang up, read nothing, follow or wait |
 //! | [`processes`] | the shop as processes of its own, on real servers |
 //! | [`flat`] | whether a shop with a past is as fast as a new one |
 //! | [`drive`] | closed loop and open loop |
@@ -32,6 +33,7 @@ pub mod drive;
 pub mod facts;
 pub mod flat;
 pub mod fulfilment;
+pub mod hostile;
 pub mod proc;
 pub mod processes;
 #[cfg(feature = "infra")]

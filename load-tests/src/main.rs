@@ -4,7 +4,7 @@
 use clap::{Parser, Subcommand};
 #[cfg(feature = "infra")]
 use load_tests::{appends, relay};
-use load_tests::{checkout, facts, flat, fulfilment, processes, saga};
+use load_tests::{checkout, facts, flat, fulfilment, hostile, processes, saga};
 use tokio::runtime::Builder;
 
 /// Measures the shop. It starts its own server: `monolith` beside this program.
@@ -31,6 +31,8 @@ enum Bench {
     Relay(relay::Options),
     /// From confirmed to shipped on an idle shop, and what an idle shop takes
     Fulfilment(fulfilment::Options),
+    /// Others, while clients hang up, read nothing, follow or wait
+    Hostile(hostile::Options),
     /// The shop as processes of its own, which are open already
     Processes(processes::Options),
     /// Whether a shop with a past is as fast, as small and as quick to start as a new one
@@ -53,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Fulfilment(options) => {
             Builder::new_current_thread().enable_all().build()?.block_on(fulfilment::run(options))
         }
+        Bench::Hostile(options) => Builder::new_current_thread().enable_all().build()?.block_on(hostile::run(options)),
         Bench::Processes(options) => {
             Builder::new_current_thread().enable_all().build()?.block_on(processes::run(options))
         }
@@ -85,6 +88,7 @@ mod tests {
             "load-tests processes",
             "load-tests processes --url http://127.0.0.1:8080 --process order",
             "load-tests flat --orders -1",
+            "load-tests hostile --url http://127.0.0.1:8080",
         ] {
             assert!(refused(line), "{line}");
         }
@@ -98,6 +102,7 @@ mod tests {
             "load-tests checkout --orders 20000 --phase throughput --phase edge --seed 7",
             "load-tests checkout --url http://127.0.0.1:8080",
             "load-tests flat --orders 200000",
+            "load-tests hostile --url http://127.0.0.1:8080 --payment 7 --clients 160",
             "load-tests processes --url http://127.0.0.1:8080 --process order=1 --process gateway=2 --rate 20",
             "load-tests fulfilment --orders 300 --seconds 15",
             "load-tests facts --events 100000 --orders 200000 --products 1000",

@@ -76,7 +76,7 @@ pub async fn fill_shelves(address: SocketAddr, run: &str, products: &[Product]) 
     Ok(())
 }
 
-/// Orders that wait until they are settled. Each is settled or a mistake.
+/// Orders, which wait until they are settled unless they are made [`Orders::without_wait`].
 #[derive(Debug)]
 pub struct Orders {
     run: String,
@@ -84,13 +84,21 @@ pub struct Orders {
     products: Vec<Product>,
     zipf: Zipf,
     next: AtomicU64,
+    waits: bool,
 }
 
 impl Orders {
     /// Orders of a run, whose name makes their keys its own, over a catalogue.
     #[must_use]
     pub fn new(run: &str, seed: u64, products: Vec<Product>) -> Orders {
-        Orders { run: run.to_owned(), seed, zipf: Zipf::over(products.len()), products, next: AtomicU64::new(0) }
+        let zipf = Zipf::over(products.len());
+        Orders { run: run.to_owned(), seed, zipf, products, next: AtomicU64::new(0), waits: true }
+    }
+
+    /// Orders that are answered as soon as they are placed.
+    #[must_use]
+    pub fn without_wait(run: &str, seed: u64, products: Vec<Product>) -> Orders {
+        Orders { waits: false, ..Orders::new(run, seed, products) }
     }
 
     fn body(&self, n: u64) -> String {
@@ -113,7 +121,7 @@ impl Work for Orders {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         let (key, customer) = (format!("{}-{n}", self.run), format!("customer-{}", n % CUSTOMERS));
         let headers = [("idempotency-key", key.as_str()), ("x-customer-id", customer.as_str()), ("prefer", "wait=30")];
-        post("/v1/orders", self.body(n), &headers)
+        post("/v1/orders", self.body(n), &headers[..if self.waits { 3 } else { 2 }])
     }
 
     fn judge(&self, answer: &Answer) -> Judged {

@@ -8,8 +8,8 @@ use crate::servers::Server;
 use crate::steps::{Cargo, Failed, judge};
 
 /// What can be measured.
-pub(crate) const KINDS: [&str; 8] =
-    ["saga", "checkout", "fulfilment", "facts", "flat", "appends", "relay", "processes"];
+pub(crate) const KINDS: [&str; 9] =
+    ["saga", "checkout", "fulfilment", "facts", "flat", "appends", "relay", "processes", "hostile"];
 /// What is measured in the measuring program itself.
 const INSIDE: [&str; 4] = ["saga", "facts", "appends", "relay"];
 /// What needs the clients of real servers.
