@@ -44,8 +44,9 @@ pub const PAUSE: Duration = Duration::from_millis(100);
 const SHARED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a replica that stands by looks whether it still should.
 const STAND_BY: Duration = Duration::from_millis(500);
-/// How often the log is looked at although nobody said that it grew.
-pub const EVERY: Duration = Duration::from_secs(5);
+/// How often the log is looked at although nobody said that it grew. Danger: with [`store::turn::RENEW`], for which the lease is
+/// believed, it is shorter than the lease. Otherwise an idle holder loses it.
+pub const EVERY: Duration = Duration::from_secs(3);
 /// How long is waited after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long is waited until an event that cannot be read is read again; the lease is longer.
