@@ -225,10 +225,10 @@ impl Consumer {
         self.0.process.tasks.spawn_until_stop(async move {
             loop {
                 for topic in inner.topics {
-                    // Where it cannot be measured, the last figure stands.
-                    if let Ok(lag) = inner.bus.lag(inner.group, topic).await {
-                        inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag as f64);
-                    }
+                    let lag = inner.bus.lag(inner.group, topic).await;
+                    // The last figure would say that all is well.
+                    let lag = lag.map_or(f64::NAN, |lag| lag as f64);
+                    inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag);
                 }
                 sleep(MEASURE_EVERY).await;
             }

@@ -8,7 +8,8 @@
 //!
 //! # Here
 //! How many partitions a topic has never changes, so it is asked once. What a group committed is asked by a client of that
-//! group which never joins it; one is kept per group, since a connection costs more than the question.
+//! group which never joins it; one is kept per group, since a connection costs more than the question. A client that was not answered
+//! is not asked again ([`Looks::discard`]).
 //!
 //! # Limits
 //! The clients of at most [`GROUPS`] groups are kept. A topic that was deleted is noticed when something fails.
@@ -117,9 +118,28 @@ impl Looks {
         Ok(looker)
     }
 
+    /// How many clients are kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        lock(&self.lookers).len()
+    }
+
     fn unavailable(&self, looker: &Looker, what: &str, why: &dyn Display) -> BusError {
         hear(looker);
         self.cluster.unavailable(what, &why, looker.context())
+    }
+
+    /// Takes a client out of its place.
+    ///
+    /// Danger: a client may be left without any address, as when it was told of no broker while the only one was fenced, and then
+    /// never connects again. No error tells that from a broker which is away.
+    fn discard(&self, looker: &Arc<Looker>) {
+        let mut lookers = lock(&self.lookers);
+        let same = lookers.iter().find(|(_, kept)| Arc::ptr_eq(kept, looker)).map(|(group, _)| group.clone());
+        let discarded = same.and_then(|group| lookers.remove(&group));
+        drop(lookers);
+        // Taking leave of the brokers blocks.
+        let _ = std::thread::Builder::new().name("kafka leaves".into()).spawn(move || drop(discarded));
     }
 
     fn metadata(&self, topic: Option<&str>, what: &str) -> Result<(Arc<Looker>, Metadata), BusError> {
@@ -128,8 +148,17 @@ impl Looks {
             let why = format_args!("{why}; no broker answers there, or only one that expects TLS");
             self.unavailable(&looker, what, &why)
         };
-        let metadata = looker.fetch_metadata(topic, PATIENCE).map_err(silent)?;
-        Ok((looker, metadata))
+        match looker.fetch_metadata(topic, PATIENCE) {
+            Ok(metadata) if !metadata.brokers().is_empty() => Ok((looker, metadata)),
+            Ok(_) => {
+                self.discard(&looker);
+                Err(self.unavailable(&looker, what, &"no broker is ready there"))
+            }
+            Err(why) => {
+                self.discard(&looker);
+                Err(silent(why))
+            }
+        }
     }
 
     fn find_now(&self, topic: &str) -> Result<Option<Partition>, BusError> {
@@ -153,12 +182,13 @@ impl Looks {
         let looker = self.looker(group)?;
         let all = self.all(topic, partitions, At::Invalid);
         let failed = |why| {
+            self.discard(&looker);
             let what = format!("how far group {group} is in topic {topic}");
             self.unavailable(&looker, &what, &why)
         };
         let committed = looker.committed_offsets(all, PATIENCE).map_err(failed)?;
         let committed = offsets(&committed).map_err(failed)?;
-        let ends = self.ends(&looker, topic, partitions)?;
+        let ends = self.ends(&looker, topic, partitions).inspect_err(|_| self.discard(&looker))?;
         let left =
             ends.iter().map(|(partition, end)| end.saturating_sub(committed.get(partition).copied().unwrap_or(0)));
         Ok(left.sum())

@@ -12,6 +12,9 @@
 //! What the member acknowledged is handed on between two polls, and before a partition is let go; librdkafka commits it every
 //! [`COMMIT_EVERY_MS`] milliseconds, before a partition is handed over and when the member leaves.
 //!
+//! A client that has lost every address says nothing, as one does to which nothing is published. While nothing comes, a [`Watch`]
+//! therefore asks it for its brokers, and ends a member that reaches none: whoever joins again has a new client.
+//!
 //! # Limits
 //! One thread for each member. A member whose process stands still for [`SESSION_MS`] milliseconds is replaced: when it goes on,
 //! and until it notices, it may acknowledge what the brokers no longer take from it. Then it is delivered to the other again.
@@ -27,6 +30,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Offset as At, TopicPartitionList};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::kafka_cluster::{Cluster, Voice, lock};
 use crate::kafka_looks::delivered;
@@ -44,6 +48,11 @@ const TICK: Duration = Duration::from_millis(50);
 const SHORT_TICK: Duration = Duration::from_millis(5);
 /// How long it waits when the brokers are away: librdkafka says so over and over.
 const AWAY: Duration = Duration::from_millis(250);
+/// How often a client that hears nothing is asked for its brokers, and how long it may take to answer.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
+/// So many looks in a row that find no broker end a member.
+const FAILURES: u32 = 3;
 
 type Poller = BaseConsumer<Desk>;
 
@@ -105,8 +114,8 @@ pub(crate) fn join(
     let there: Vec<&str> = there.iter().map(String::as_str).collect();
     poller.subscribe(&there).map_err(|why| failed(&why))?;
     let desk = poller.context().clone();
-    let working = desk.clone();
-    let thread = Builder::new().name(format!("kafka {group}")).spawn(move || working.work(poller));
+    let (working, watch) = (desk.clone(), Watch::new(there.first().copied().unwrap_or_default().to_owned()));
+    let thread = Builder::new().name(format!("kafka {group}")).spawn(move || working.work(poller, watch));
     let thread = thread.map_err(|why| failed(&why))?;
     let listening = Listening { desk: desk.clone(), thread: thread.thread().clone() };
     Ok((listening, Membership { desk, thread }))
@@ -114,12 +123,13 @@ pub(crate) fn join(
 
 impl Desk {
     /// Polls until the member leaves, or nothing comes any more.
-    fn work(&self, poller: Poller) {
+    fn work(&self, poller: Poller, mut watch: Watch) {
         let _ends = Ends(self);
         let mut paused = false;
         while !self.leaves.load(Ordering::SeqCst) {
             match poller.poll(if paused { SHORT_TICK } else { TICK }) {
                 Some(Ok(message)) => {
+                    watch.heard();
                     let message = delivered(&self.cluster, &message);
                     if lock(&self.held).take(message) {
                         self.changed.notify_one();
@@ -135,6 +145,10 @@ impl Desk {
                     break;
                 }
                 None => {}
+            }
+            if let Some(why) = watch.look(&poller) {
+                self.end(self.cluster.unavailable("a member of a group", &why, &self.voice));
+                break;
             }
             paused = self.serve(&poller);
         }
@@ -211,6 +225,41 @@ impl Desk {
         self.hand_on(poller, &news);
         // It would still be paused when it comes back.
         let _ = poller.resume(&paused);
+    }
+}
+
+/// Whether a client still reaches a broker.
+struct Watch {
+    /// One that exists, as it is called on the brokers.
+    topic: String,
+    next: Instant,
+    failures: u32,
+}
+
+impl Watch {
+    fn new(topic: String) -> Watch {
+        Watch { topic, next: Instant::now() + LOOK_EVERY, failures: 0 }
+    }
+
+    /// A message came.
+    fn heard(&mut self) {
+        (self.next, self.failures) = (Instant::now() + LOOK_EVERY, 0);
+    }
+
+    /// Looks, if it is time; why the client is of no use any more.
+    fn look(&mut self, poller: &Poller) -> Option<&'static str> {
+        if Instant::now() < self.next {
+            return None;
+        }
+        let found = poller.fetch_metadata(Some(&self.topic), LOOK);
+        self.next = Instant::now() + LOOK_EVERY;
+        match found {
+            Ok(metadata) if !metadata.brokers().is_empty() => self.failures = 0,
+            // It forgets all addresses over this.
+            Ok(_) => return Some("no broker is ready there"),
+            Err(_) => self.failures += 1,
+        }
+        (self.failures >= FAILURES).then_some("its client reaches no broker")
     }
 }
 

@@ -5,6 +5,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::mocking::MockCluster;
 
 use super::*;
 use crate::contract::{
@@ -246,6 +247,32 @@ async fn a_member_that_takes_nothing_is_handed_no_more_than_it_can_hold() {
     subject.left("g", 0).await;
     let last: Offset = of_a.iter().filter(|one| one.partition == of_b).map(|one| one.offset).max().unwrap();
     assert_eq!(count(&of_a), last + 1);
+}
+
+/// A client of librdkafka may lose all addresses and never connect again: one that was not answered is replaced.
+#[tokio::test]
+async fn a_client_that_was_not_answered_is_not_asked_again() {
+    let looks = kafka("127.0.0.1:1").looks.clone();
+    assert!(looks.answers().await.is_err());
+    assert_eq!(looks.kept(), 0);
+}
+
+/// A member whose client reaches no broker hears nothing, and would wait for ever: it ends, and whoever joins again has another client.
+#[tokio::test]
+async fn a_member_that_reaches_no_broker_ends() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let bus = kafka(&cluster.bootstrap_servers());
+    let mut member = bus.subscribe("g", &["t"]).await.unwrap();
+    bus.publish("t", vec![message("k", 0)]).await.unwrap();
+    assert_eq!(numbers(&soon(member.next(9)).await.unwrap()), [0]);
+    cluster.broker_down(1).unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(40), member.next(9)).await;
+    assert!(unavailable(ended.expect("it waits for ever")).contains("its client reaches no broker"));
+    cluster.broker_up(1).unwrap();
+    bus.publish("t", vec![message("k", 1)]).await.unwrap();
+    let mut member = bus.subscribe("g", &["t"]).await.unwrap();
+    while !numbers(&soon(member.next(9)).await.unwrap()).contains(&1) {}
 }
 
 /// The address of a server that tests may use. Where there is none, what needs it is left out, aloud.

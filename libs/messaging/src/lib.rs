@@ -11,6 +11,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`relay`] | publishes the log of a service |
+//! | `unsent.rs` | measures what of it is not published |
 //! | [`consumer`] | takes in what others published, once in effect |
 //! | [`parked`] | PURE: the messages of one key that could not be taken in |
 //! | [`dead_letters`] | what operators do about them |
@@ -63,6 +64,7 @@ pub mod relay;
 pub mod sqlite;
 mod sqlite_file;
 mod sqlite_writer;
+mod unsent;
 
 use std::sync::Arc;
 

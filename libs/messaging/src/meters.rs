@@ -23,11 +23,11 @@ impl Meters {
         let topic = ["consumer", "topic"];
         Meters {
             messages: metrics.counters("messages_total", "Messages by consumer and what became of them.", &of),
-            behind: metrics.gauges("messages_behind", "Messages that a consumer has not dealt with.", &topic),
+            behind: metrics.gauges("messages_behind", "Messages that a consumer has not dealt with; NaN if that cannot be measured.", &topic),
             published: metrics.counters("relay_published_total", "Messages published by topic.", &["topic"]),
             unsent_age: metrics.gauges(
                 "relay_oldest_unsent_seconds",
-                "Age of the oldest event that is not published, by topic; 0 if there is none.",
+                "Age of the oldest event that no replica has published, by topic; 0 if there is none, NaN if that cannot be measured.",
                 &["topic"],
             ),
         }

@@ -18,7 +18,8 @@
 //! person has repaired needs no restart.
 //!
 //! Of several replicas the one publishes that has the lease `relay-<topic>` ([`Turn`]); who loses it begins at the mark when it
-//! has it again.
+//! has it again. A replica that fails several times in a row releases the lease to the others, whatever the reason: its connections, or
+//! an event that only a newer program reads. How old the oldest unpublished event is, each replica measures for itself (`unsent.rs`).
 //!
 //! # Limits
 //! At least once. The lease saves work and guards nothing: a relay that hangs and goes on after it ran out publishes what another
@@ -27,6 +28,7 @@
 //! are mixed.
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::select;
@@ -41,10 +43,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::envelope::{Envelope, PRIVATE};
 use crate::meters::Meters;
+use crate::unsent::Unsent;
 use crate::{Bus, BusError, Message, Messages, Partition};
 
-/// How often the log is looked at although nobody said that it grew.
-pub const EVERY: Duration = Duration::from_secs(5);
+/// How often the log is looked at although nobody said that it grew. Danger: with [`RENEW`], for which the lease is believed, it is
+/// shorter than the lease. Otherwise an idle holder loses it.
+pub const EVERY: Duration = Duration::from_secs(3);
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);
@@ -114,6 +118,8 @@ pub struct Relay {
     meters: Meters,
     /// Absent until its mark was read.
     cursor: Option<Cursor>,
+    /// The furthest that this relay has published.
+    reached: Arc<AtomicU64>,
     turn: Turn,
 }
 
@@ -141,7 +147,7 @@ impl Relay {
         let (process, Messages { bus, meters, .. }) = (process.clone(), messages.clone());
         let topic = format!("{source}-events");
         let turn = Turn::new(store.clone(), mark(&topic), process.ids.next());
-        Relay { process, store, bus, source, topic, publicity, meters, cursor: None, turn }
+        Relay { process, store, bus, source, topic, publicity, meters, cursor: None, reached: Arc::default(), turn }
     }
 
     /// The topic that it publishes to.
@@ -153,6 +159,7 @@ impl Relay {
     /// Publishes the log as it grows, until the process stops.
     pub fn start(mut self) {
         let tasks = self.process.tasks.clone();
+        tasks.spawn_until_stop(self.unsent().run());
         self.process.tasks.clone().spawn(async move {
             let _ = select(pin!(self.run()), pin!(tasks.stopping())).await;
             // Otherwise the others would wait until it runs out.
@@ -160,8 +167,14 @@ impl Relay {
         });
     }
 
+    fn unsent(&self) -> Unsent {
+        let (process, store, mark) = (self.process.clone(), self.store.clone(), mark(&self.topic));
+        let age = self.meters.unsent_age.with_label_values(&[&self.topic]);
+        let (publicity, published) = (self.publicity, self.reached.clone());
+        Unsent { process, store, publicity, mark, age, published, passed: 0 }
+    }
+
     async fn run(&mut self) {
-        let unsent_age = self.meters.unsent_age.with_label_values(&[&self.topic]);
         let mut growth = self.store.growth();
         let (mut checked, mut kept, mut trouble) = (false, Instant::now(), Trouble::default());
         loop {
@@ -186,15 +199,22 @@ impl Relay {
             };
             let stepped = stepped.await;
             self.tell(&mut trouble, &stepped);
-            match stepped {
-                Ok(None) => {
-                    unsent_age.set(0.0);
-                    sleep(RENEW).await;
+            match &stepped {
+                Ok(Some(_)) => self.turn.report_success(),
+                Ok(None) => {}
+                Err(_) => {
+                    // Whoever has the lease next begins there.
+                    let _ = self.keep().await;
+                    if self.turn.report_failure().await {
+                        tracing::warn!(topic = self.topic, "another replica is left to publish, if there is one");
+                    }
                 }
+            }
+            match stepped {
+                Ok(None) => sleep(RENEW).await,
                 Ok(Some(PAGE)) => {}
                 Ok(Some(events)) => {
                     // It was read to its end.
-                    unsent_age.set(0.0);
                     let wait = if self.ahead().is_some() { KEEP_EVERY } else { EVERY };
                     // Either ends the wait.
                     let _ = timeout(wait, growth.changed()).await;
@@ -208,6 +228,10 @@ impl Relay {
 
     /// Says how a step went: in the health always, in the log if it is news.
     fn tell(&self, trouble: &mut Trouble, stepped: &Result<Option<usize>, RelayError>) {
+        if *stepped == Ok(None) && self.turn.stands_back() {
+            // What it failed at is not mended by leaving it to others.
+            return;
+        }
         let (health, part) = (&self.process.health, format!("{} relay", self.source));
         let Err(why) = stepped else {
             health.ready(&part);
@@ -251,9 +275,9 @@ impl Relay {
     pub async fn step(&mut self) -> Result<usize, RelayError> {
         let cursor = self.cursor().await?;
         let page = self.store.read_all(cursor.reached, PAGE).await?;
-        let Some(oldest) = page.first() else { return Ok(0) };
-        let age = self.process.clock.now().since(oldest.timestamp);
-        self.meters.unsent_age.with_label_values(&[&self.topic]).set(age.as_secs_f64());
+        if page.is_empty() {
+            return Ok(0);
+        }
         let (mut end, mut messages, mut unreadable) = (cursor.reached, vec![], None);
         for event in &page {
             match self.message(event) {
@@ -273,6 +297,7 @@ impl Relay {
         }
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.
         self.cursor = Some(cursor);
+        self.reached.fetch_max(end, Ordering::Relaxed);
         self.meters.published.with_label_values(&[&self.topic]).inc_by(count as f64);
         unreadable.map_or(Ok(page.len()), |why| Err(why.into()))
     }

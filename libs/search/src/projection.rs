@@ -14,7 +14,8 @@
 //! the index is made anew. Until the end of the log as it was at the start is reached, searches are refused.
 //!
 //! Where all replicas have one index together, the one writes that has the lease `projector-<name>` ([`Turn`]). Where there is none,
-//! or one of an earlier form, it makes one beside ([`crate::rebuild`]), which all of them search once it is complete.
+//! or one of an earlier form, it makes one beside ([`crate::rebuild`]), which all of them search once it is complete. A replica that
+//! fails several times in a row releases the lease to the others. How far the index is behind, each replica measures for itself.
 //!
 //! # Limits
 //! Woken by the log, it waits [`PAUSE`] before it looks, or [`SHARED_PAUSE`], so that a stream that changes quickly is written
@@ -44,8 +45,11 @@ pub const PAUSE: Duration = Duration::from_millis(100);
 const SHARED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a replica that stands by looks whether it still should.
 const STAND_BY: Duration = Duration::from_millis(500);
-/// How often the log is looked at although nobody said that it grew.
-pub const EVERY: Duration = Duration::from_secs(5);
+/// How often the log is looked at although nobody said that it grew. Danger: with [`store::turn::RENEW`], for which the lease is
+/// believed, it is shorter than the lease. Otherwise an idle holder loses it.
+pub const EVERY: Duration = Duration::from_secs(3);
+/// How long nothing is measured where the index is complete and the log does not grow.
+const AT_REST: Duration = Duration::from_secs(60);
 /// How long is waited after a failure.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How long is waited until an event that cannot be read is read again; the lease is longer.
@@ -87,7 +91,7 @@ impl Meters {
     #[must_use]
     pub fn new(process: &Process) -> Meters {
         let (metrics, of) = (&process.metrics, ["projection"]);
-        let age = "Age of the oldest event that is not in a read model; 0 if there is none.";
+        let age = "Age of the oldest event that is not in a read model as this process last saw it; 0 if there is none, NaN if it never saw it.";
         Meters {
             position: metrics.gauges("projection_position", "The last position of the log in a read model.", &of),
             age: metrics.gauges("projection_oldest_seconds", age, &of),
@@ -148,6 +152,8 @@ impl Projector {
         let (projector, tasks) = (self.clone(), self.0.process.tasks.clone());
         let name = format!("projector-{}", self.0.projection.name());
         let mut turn = Turn::new(self.0.store.clone(), name, self.0.process.ids.next());
+        let measuring = self.clone();
+        self.0.process.tasks.spawn_until_stop(async move { measuring.measure().await });
         self.0.process.tasks.spawn(async move {
             let _ = select(pin!(projector.run(&mut turn)), pin!(tasks.stopping())).await;
             // Otherwise the others would wait until it runs out.
@@ -161,10 +167,23 @@ impl Projector {
         let mut trouble = Trouble::default();
         let pause = if self.0.index.shared().is_some() { SHARED_PAUSE } else { PAUSE };
         loop {
+            if turn.stands_back() {
+                // What it failed at is not mended by leaving it to others.
+                sleep(STAND_BY).await;
+                continue;
+            }
             // Before looking: what is recorded after the look ends the wait.
             growth.borrow_and_update();
             let stepped = self.look(turn).await;
             self.tell(&mut trouble, &stepped);
+            match &stepped {
+                Ok(Some(_)) => turn.report_success(),
+                Err(_) if turn.report_failure().await => {
+                    let projection = self.0.projection.name();
+                    tracing::warn!(projection, "another replica is left to write the index, if there is one");
+                }
+                Ok(None) | Err(_) => {}
+            }
             match stepped {
                 Ok(None) => sleep(STAND_BY).await,
                 Ok(Some(PAGE)) => {}
@@ -187,6 +206,36 @@ impl Projector {
                 Err(_) => sleep(AFTER_FAILURE).await,
             }
         }
+    }
+
+    /// Measures how old the oldest event is that is not in the index, whoever writes that. What this replica does, or last did, is no
+    /// measure of it.
+    async fn measure(&self) {
+        let age = self.0.meters.age.with_label_values(&[self.0.projection.name()]);
+        let (mut growth, mut reached) = (self.0.store.growth(), None);
+        loop {
+            growth.borrow_and_update();
+            let oldest = self.oldest(&mut reached).await;
+            age.set(oldest.as_ref().map_or(f64::NAN, Duration::as_secs_f64));
+            if oldest.is_ok_and(|age| age.is_zero()) {
+                // Either ends the wait.
+                let _ = timeout(AT_REST, growth.changed()).await;
+            }
+            sleep(EVERY).await;
+        }
+    }
+
+    /// While the index is away, it stays where it was `reached`.
+    async fn oldest(&self, reached: &mut Option<Position>) -> Result<Duration, Stopped> {
+        let Inner { process, store, index, .. } = self.0.as_ref();
+        let after = match (index.checkpoint().await, *reached) {
+            (Ok(checkpoint), _) => checkpoint.position,
+            (Err(_), Some(before)) => before,
+            (Err(why), None) => return Err(why.into()),
+        };
+        *reached = Some(after);
+        let page = store.read_all(after, 1).await?;
+        Ok(page.first().map_or(Duration::ZERO, |oldest| process.clock.now().since(oldest.timestamp)))
     }
 
     /// Says how a step went: to searches always, in the log if it is news.
@@ -212,7 +261,6 @@ impl Projector {
     async fn look(&self, turn: &mut Turn) -> Result<Option<usize>, Stopped> {
         let Some(shared) = self.0.index.shared() else { return self.step().await.map(Some) };
         if !turn.is_mine().await? {
-            self.0.meters.age.with_label_values(&[self.0.projection.name()]).set(0.0);
             return self.stand_by(shared.standing().await?).await.map(|()| None);
         }
         let standing = shared.standing().await?;
@@ -279,15 +327,12 @@ impl Projector {
     /// # Errors
     /// As [`Stopped`]; the checkpoint stays then.
     pub async fn step(&self) -> Result<usize, Stopped> {
-        let Inner { process, store, index, projection, meters, written, .. } = self.0.as_ref();
-        let name = [projection.name()];
+        let Inner { store, index, projection, meters, written, .. } = self.0.as_ref();
         let checkpoint = index.checkpoint().await?;
         let Some(page) = page_after(store.as_ref(), checkpoint, PAGE).await? else {
             return self.forget(checkpoint).await.map(|()| 0);
         };
-        meters.position.with_label_values(&name).set(checkpoint.position as f64);
-        let age = page.first().map_or(Duration::ZERO, |oldest| process.clock.now().since(oldest.timestamp));
-        meters.age.with_label_values(&name).set(age.as_secs_f64());
+        meters.position.with_label_values(&[projection.name()]).set(checkpoint.position as f64);
         let events =
             write_page(store.as_ref(), projection.as_ref(), index.as_ref(), checkpoint.position, &page).await?;
         if events > 0 {

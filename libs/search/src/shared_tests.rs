@@ -308,3 +308,99 @@ async fn one_of_two_replicas_writes_the_index_that_they_share() {
     assert_eq!(last.wait_for("note-6", version, Duration::from_secs(6)).await, Ok(true));
     assert!(last_world.process.tasks.drain(Duration::from_secs(1)).await);
 }
+
+/// An index that one replica reaches over connections of its own, which it may lose.
+struct CutOff {
+    inner: Arc<Together>,
+    off: AtomicBool,
+}
+
+impl CutOff {
+    fn reached(&self) -> Result<&Together, SearchError> {
+        let there = !self.off.load(Ordering::SeqCst);
+        there.then_some(&*self.inner).ok_or_else(|| SearchError::Unavailable("no connection".to_owned()))
+    }
+}
+
+#[async_trait]
+impl Index for CutOff {
+    async fn write(&self, change: Change) -> Result<(), SearchError> {
+        self.reached()?.write(change).await
+    }
+    async fn checkpoint(&self) -> Result<Checkpoint, SearchError> {
+        self.reached()?.checkpoint().await
+    }
+    async fn version(&self, id: &str) -> Result<Version, SearchError> {
+        self.reached()?.version(id).await
+    }
+    async fn find(&self, terms: &[Term], query: &Query, before: u64) -> Result<Vec<(u64, String)>, SearchError> {
+        self.reached()?.find(terms, query, before).await
+    }
+    async fn all(&self) -> Result<Vec<(String, Version)>, SearchError> {
+        self.reached()?.all().await
+    }
+    async fn clear(&self) -> Result<(), SearchError> {
+        self.reached()?.clear().await
+    }
+    fn shared(&self) -> Option<&dyn Shared> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Shared for CutOff {
+    async fn standing(&self) -> Result<Standing, SearchError> {
+        self.reached()?.standing().await
+    }
+    async fn tidy(&self) -> Result<(), SearchError> {
+        self.reached()?.tidy().await
+    }
+    async fn beside(&self) -> Result<(String, Arc<dyn Index>), SearchError> {
+        self.reached()?.beside().await
+    }
+    async fn put_in_place(&self, name: &str) -> Result<(), SearchError> {
+        self.reached()?.put_in_place(name).await
+    }
+}
+
+/// The age of the oldest event that is not in the index, as a process tells it.
+fn oldest_seconds(world: &World) -> f64 {
+    let text = world.process.metrics.text();
+    let age = text.lines().find_map(|line| line.strip_prefix("projection_oldest_seconds{projection=\"note\"} "));
+    age.expect("it is measured").parse().unwrap()
+}
+
+/// A replica that cannot reach the index leaves the lease to one that can, and does not take it back; meanwhile both say how old the
+/// oldest event is that nobody wrote.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_cannot_write_the_index_lets_another_do_it() {
+    let inner = Arc::new(Together::default());
+    let world = World::at(Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000))));
+    let indexes = [(); 2].map(|()| Arc::new(CutOff { inner: inner.clone(), off: AtomicBool::new(false) }));
+    let replicas = indexes.each_ref().map(|index| world.replica(index.clone(), Notes("note")));
+    for (_, projector) in &replicas {
+        projector.start();
+        sleep(Duration::from_secs(10)).await;
+    }
+    let cut = |n: usize, off| indexes[n].off.store(off, Ordering::SeqCst);
+    cut(0, true);
+    cut(1, true);
+    world.write("note-1", "tea").await;
+    sleep(Duration::from_secs(60)).await;
+    for (replica, _) in &replicas {
+        assert!((50.0..=61.0).contains(&oldest_seconds(replica)), "{}", oldest_seconds(replica));
+    }
+    cut(1, false);
+    let other = &replicas[1].1;
+    assert_eq!(other.wait_for("note-1", 1, Duration::from_secs(20)).await, Ok(true));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(oldest_seconds(&replicas[1].0), 0.0);
+    assert!(oldest_seconds(&replicas[0].0) > 100.0, "it only knows where the index was");
+
+    // Nobody notices from here on that one of them is cut off.
+    world.write("note-2", "tea").await;
+    assert_eq!(other.wait_for("note-2", 1, 2 * SHARED_PAUSE + 2 * PAUSE).await, Ok(true));
+    for (replica, _) in &replicas {
+        assert!(replica.process.tasks.drain(Duration::from_secs(1)).await);
+    }
+}

@@ -8,7 +8,8 @@ use super::*;
 use crate::books::tests::{facts, received};
 use crate::fact::Body;
 
-/// What the program has.
+/// What the program has; with its features it is there already.
+#[cfg(not(feature = "infra"))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

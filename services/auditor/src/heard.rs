@@ -4,7 +4,8 @@
 //! forgotten and the group joined again: what was not acknowledged comes again, and the pages know it if it was written.
 //!
 //! A page needs all that is said of an order, so of several replicas one hears everything, while it has the lease; another
-//! stands by, and says so.
+//! stands by, and says so. One that cannot reach the bus or the books several times in a row releases the lease. A member of a group
+//! that hears nothing looks like one to whom nothing is said, so that how far it is behind is asked with every write.
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -78,11 +79,18 @@ impl Listener {
         let (mut failures, mut trouble): (u32, _) = (0, Trouble::default());
         loop {
             let Err(why) = self.listen(turn, &mut failures, &mut trouble).await;
-            match &why {
+            if let Interrupted::Bus(BusError::Malformed(_)) = &why {
                 // A topic that no service has made yet: there is nothing to hear, and everything else works.
-                Interrupted::Bus(BusError::Malformed(_)) => self.process.health.ready(PART),
-                _ if failures > 2 => self.process.health.missing(PART, why.to_string()),
-                _ => {}
+                self.process.health.ready(PART);
+            } else {
+                let released = turn.report_failure().await;
+                if released {
+                    tracing::warn!("another replica is left to keep the books, if there is one");
+                    self.shown.clear();
+                }
+                if released || failures > 2 {
+                    self.process.health.missing(PART, why.to_string());
+                }
             }
             // Before that, the topics may not have been made yet.
             if failures > 2 && trouble.is_news(&why.to_string()) {
@@ -101,7 +109,9 @@ impl Listener {
     ) -> Result<Infallible, Interrupted> {
         while !turn.is_mine().await? {
             self.shown.clear();
-            self.process.health.missing(PART, "another replica keeps the books; this one stands by");
+            if !turn.stands_back() {
+                self.process.health.missing(PART, "another replica keeps the books; this one stands by");
+            }
             sleep(turn::RENEW).await;
         }
         let mut member = self.bus.subscribe(GROUP, &TOPICS).await?;
@@ -122,7 +132,8 @@ impl Listener {
                 desk.write().await?;
                 acknowledge(member.as_mut(), std::mem::take(&mut ends)).await?;
                 desk.look().await?;
-                self.show(&desk).await;
+                self.show(&desk).await?;
+                turn.report_success();
                 (*failures, next) = (0, Instant::now() + EVERY);
                 self.process.health.ready(PART);
                 if trouble.is_over() {
@@ -132,18 +143,19 @@ impl Listener {
         }
     }
 
-    async fn show(&self, desk: &Desk) {
+    async fn show(&self, desk: &Desk) -> Result<(), BusError> {
         self.shown.set(desk);
         for invariant in Invariant::LIVE {
             let count = desk.findings().broken(invariant).map_or(0, |broken| broken.count);
             self.broken.with_label_values(&[invariant.number()]).set(count as f64);
         }
         for topic in TOPICS {
-            // Where it cannot be measured, the last figure stands.
-            if let Ok(lag) = self.bus.lag(GROUP, topic).await {
-                self.behind.with_label_values(&[topic]).set(lag as f64);
-            }
+            let lag = self.bus.lag(GROUP, topic).await;
+            // The last figure would say that all is well.
+            self.behind.with_label_values(&[topic]).set(lag.as_ref().map_or(f64::NAN, |lag| *lag as f64));
+            lag?;
         }
+        Ok(())
     }
 }
 
@@ -163,3 +175,7 @@ async fn acknowledge(member: &mut dyn Subscription, ends: Ends) -> Result<(), Bu
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "heard_tests.rs"]
+mod tests;

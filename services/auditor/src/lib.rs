@@ -50,7 +50,7 @@ use service::{Auditor, Shown};
 pub fn start(process: &Process, store: Arc<dyn Store>, messages: &Messages, terms: Terms, red: Red) -> Transport {
     let (shown, bus, metrics) = (Shown::default(), messages.bus.clone(), &process.metrics);
     let broken = "What breaks an invariant of the shop by the auditor's books; 0 if it holds.";
-    let behind = "Messages that are not in the auditor's books for certain.";
+    let behind = "Messages that are not in the auditor's books for certain; NaN if that cannot be measured.";
     let listener = Listener {
         process: process.clone(),
         store: store.clone(),
