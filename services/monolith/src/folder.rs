@@ -25,6 +25,7 @@ use messaging::Bus;
 use search::fts::Fts;
 use serde::{Deserialize, Serialize};
 use store::Store;
+use store::file_watch::FileWatch;
 use store::sqlite::Sqlite;
 
 use crate::shop::Stores;
@@ -49,6 +50,7 @@ struct Manifest {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    watch: FileWatch,
     _lock: File,
 }
 
@@ -64,7 +66,12 @@ impl Folder {
         let open = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
         let lock = open.with_context(|| format!("the data folder {shown} cannot be written"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                let watch = FileWatch::default();
+                let watched = watch.add(path).and_then(|()| watch.add(&path.join(LOCK)));
+                watched.with_context(|| format!("the data folder {shown} cannot be looked at"))?;
+                Ok(Folder { path: path.to_owned(), watch, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => {
                 bail!("the data folder {shown} is in use by another process; stop it, or choose another with --data")
             }
@@ -96,6 +103,8 @@ impl Folder {
         if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
             self.write_manifest()?;
         }
+        let manifest = self.path.join(MANIFEST);
+        self.watch.add(&manifest).with_context(|| format!("{} cannot be looked at", manifest.display()))?;
         let mut opened = opened.into_iter();
         let mut next = || opened.next().expect("one store for each file");
         let stores = Stores {
@@ -116,19 +125,32 @@ impl Folder {
     fn bus(&self, listed: bool) -> anyhow::Result<Arc<dyn Bus>> {
         let file = self.path.join(format!("{BUS}.db"));
         let made = listed || file.exists();
-        let bus = if made { messaging::sqlite::Sqlite::open(&file) } else { messaging::sqlite::Sqlite::create(&file) };
+        let watch = self.watch.clone();
+        let bus = if made {
+            messaging::sqlite::Sqlite::open_watched(&file, watch)
+        } else {
+            messaging::sqlite::Sqlite::create_watched(&file, watch)
+        };
         Ok(Arc::new(bus?))
     }
 
     fn store(&self, name: &str, listed: bool, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
         let file = self.path.join(format!("{name}.db"));
         // A file that is there and not listed was made by a process that was killed before it served anybody.
+        let (clock, watch) = (clock.clone(), self.watch.clone());
         let store = if listed || file.exists() {
-            Sqlite::open(&file, clock.clone())
+            Sqlite::open_watched(&file, clock, watch)
         } else {
-            Sqlite::create(&file, clock.clone())
+            Sqlite::create_watched(&file, clock, watch)
         };
         Ok(Arc::new(store?))
+    }
+
+    /// What has to stay where it is while the shop is open: the folder, its lock, its manifest, and the stores' files. The
+    /// indices are not in it: one that is lost is made again.
+    #[must_use]
+    pub fn watch(&self) -> &FileWatch {
+        &self.watch
     }
 
     /// Where an index is. The manifest does not list it: it can be made again.

@@ -15,6 +15,7 @@ use monolith::commands;
 use monolith::folder::Folder;
 use monolith::shop::{self, Pace, Stores, Surroundings};
 use program::process::{self, Opened, Settings};
+use store::file_watch::FileWatch;
 use store::seal;
 
 /// How often it is looked whether the stores can be read.
@@ -107,6 +108,7 @@ fn run(config: &Config) -> ExitCode {
         let stocked = catalogue::stock(&process, &shop.inventory, &catalogue::PRODUCTS).await;
         stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
         let greeting = greeting(&process, address, config);
+        process.tasks.spawn_until_stop(watch_over(process.health.clone(), folder.watch().clone()));
         seal(&process, folder, &stores);
         process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
         let gateway = Arc::new(shop.gateway);
@@ -124,11 +126,33 @@ fn seal(process: &Process, folder: Folder, stores: &Stores) {
     for (name, store) in stores.sealed() {
         let (store, folder, health) = (store.clone(), folder.clone(), process.health.clone());
         process.tasks.spawn_until_stop(async move {
-            if let Err(why) = seal::run(store.as_ref(), &folder.seals(name)).await {
-                tracing::error!(%why, "the log of {name} is not sealed any more");
-                health.missing(&format!("{name} seals"), why.to_string());
-            }
+            let part = format!("{name} seals");
+            seal::run(store.as_ref(), &folder.seals(name), folder.watch(), |why| health.tell(&part, why)).await;
         });
+    }
+}
+
+/// Looks whether the data folder is still the one that was opened. Whoever writes refuses while it is not.
+async fn watch_over(health: Health, watch: FileWatch) {
+    const PART: &str = "data folder";
+    let mut lost = false;
+    loop {
+        match watch.check_all() {
+            Ok(()) => {
+                if std::mem::take(&mut lost) {
+                    tracing::info!("the data folder is whole again");
+                }
+                health.ready(PART);
+            }
+            Err(why) => {
+                // Once: whoever removes a folder removes one file after another.
+                if !std::mem::replace(&mut lost, true) {
+                    tracing::error!("{why}: the shop accepts nothing until it is back; stop the shop if it is gone");
+                }
+                health.missing(PART, why);
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

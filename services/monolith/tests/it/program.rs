@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::customers::{client, send};
+use crate::customers::{client, order, send};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_monolith");
 
@@ -30,12 +30,21 @@ impl Program {
 
     /// The same with further arguments.
     pub async fn start_with(data: &Path, arguments: &[&str]) -> Program {
+        Program::start_to(data, arguments, Stdio::inherit()).await
+    }
+
+    /// The same, with its log lines in a file.
+    pub async fn start_logging(data: &Path, log: &Path) -> Program {
+        Program::start_to(data, &[], fs::File::create(log).unwrap().into()).await
+    }
+
+    async fn start_to(data: &Path, arguments: &[&str], log: Stdio) -> Program {
         let mut child = Command::new(PROGRAM)
             .args(["--port", "0", "--log", "warn", "--data"])
             .arg(data)
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -179,6 +188,92 @@ async fn a_data_folder_of_an_earlier_version_gets_the_files_that_it_did_not_have
     let books = tokio::time::timeout(Duration::from_secs(20), heard).await.unwrap();
     assert!(books["invariants"].as_array().unwrap().iter().all(|invariant| invariant["holds"] == true), "{books}");
     program.stop().await;
+}
+
+async fn ready(address: &str) -> bool {
+    let (status, _) = send(&client(), address, Method::GET, "/readyz", &[], String::new()).await.unwrap();
+    status == StatusCode::OK
+}
+
+async fn ready_within_seconds(address: &str, wanted: bool) {
+    let becomes = async {
+        while ready(address).await != wanted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), becomes).await.expect("it shows in /readyz");
+}
+
+async fn place(address: &str, key: &str) -> (StatusCode, Value) {
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+    let body = order("pm_card_ok", "KR").to_string();
+    send(&client(), address, Method::POST, "/v1/orders", &headers, body).await.unwrap()
+}
+
+/// Whatever is lost of the folder of an open shop: nothing is accepted that would be gone with the process.
+#[tokio::test]
+async fn an_open_shop_whose_files_are_removed_or_replaced_accepts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, aside, log] = ["data", "aside", "log"].map(|name| folder.path().join(name));
+    let program = Program::start_logging(&data, &log).await;
+    let address = &program.address;
+    while !data.join("order.seals").exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(place(address, "before").await.0, StatusCode::CREATED);
+    let losses = [
+        ("data/order.db", true),
+        ("data/order.db-wal", false),
+        ("data/payment.db", false),
+        ("data/bus.db", true),
+        ("data/order.seals", false),
+        ("data/jangteo.lock", true),
+        ("data/jangteo.json", false),
+        ("data", false),
+    ];
+    let mut said = 0;
+    for (n, (name, replaced)) in losses.into_iter().enumerate() {
+        let lost = folder.path().join(name);
+        fs::rename(&lost, &aside).unwrap();
+        if replaced {
+            fs::copy(&aside, &lost).unwrap();
+        }
+        ready_within_seconds(address, false).await;
+        let errors = || {
+            let lines = fs::read_to_string(&log).unwrap();
+            lines.lines().skip(said).filter(|line| line.contains("ERROR")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let told = async {
+            while errors().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), told).await.expect("it is in the log");
+        for key in ["a", "b", "c"] {
+            let (status, problem) = place(address, &format!("{key}-{n}")).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "without {name}: {problem}");
+        }
+        let [line] = &errors()[..] else { panic!("{name}: {:#?}", errors()) };
+        assert!(line.contains(lost.to_str().unwrap()), "{name}: {line}");
+        fs::rename(&aside, &lost).unwrap();
+        ready_within_seconds(address, true).await;
+        said = fs::read_to_string(&log).unwrap().lines().count();
+        assert_eq!(place(address, &format!("back-{n}")).await.0, StatusCode::CREATED, "with {name} again");
+    }
+    assert_eq!(program.stop().await, Some(0));
+}
+
+/// Not even the first second is lost: a store looks for its own file before it answers.
+#[tokio::test]
+async fn an_order_right_after_the_folder_is_removed_is_not_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    // In one step: the shop is making files in it.
+    fs::rename(&data, folder.path().join("gone")).unwrap();
+    let (status, problem) = place(&program.address, "after").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("was removed while it was in use"), "{problem}");
 }
 
 async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
