@@ -52,6 +52,7 @@ mod postgres_sequencer;
 mod postgres_writer;
 pub mod seal;
 pub mod sqlite;
+pub mod sqlite_backup;
 mod sqlite_checks;
 pub mod sqlite_file;
 pub mod sqlite_guard;

@@ -18,7 +18,7 @@
 //! Whoever can write both files can forge both, or take the seals away and have the log sealed anew as it then is: copy the
 //! seals elsewhere from time to time. What is altered before it is sealed is sealed as it then is.
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -57,7 +57,9 @@ pub enum SealError {
     #[error("{0} is no file of seals")]
     Foreign(String),
     /// The log ends before the seals do: its tail was cut off, or an older log was put back.
-    #[error("the log ends at position {log}, but {file} has seals up to {sealed}")]
+    #[error(
+        "the log ends at position {log}, but {file} has seals up to {sealed}: events were lost; restore a backup, or see `verify`"
+    )]
     Shorter {
         /// The file of seals.
         file: String,
@@ -219,17 +221,30 @@ impl Sealer<'_> {
     /// Danger: a file that was there and is not is never made again. It would have the log sealed as it is by then.
     async fn open(&self, store: &dyn Store) -> Result<Seals, SealError> {
         let seals = Seals::open(self.path, self.kept.is_none(), self.kept)?;
-        reaches(store, &seals).await?;
+        reaches(store, &seals.name, seals.count).await?;
         self.watch.add(self.path).map_err(|why| SealError::File { file: seals.name.clone(), why })?;
         Ok(seals)
     }
 }
 
-async fn reaches(store: &dyn Store, seals: &Seals) -> Result<(), SealError> {
-    let Some(before) = seals.count.checked_sub(1) else { return Ok(()) };
+/// Whether the log goes on at least as far as it is sealed; one that is not sealed yet does.
+///
+/// # Errors
+/// [`SealError::Shorter`] if it does not: something of it was lost, or an older one was put back.
+pub async fn reaches_seals(store: &dyn Store, path: &Path) -> Result<(), SealError> {
+    let file = path.display().to_string();
+    match std::fs::metadata(path) {
+        Ok(seals) => reaches(store, &file, (seals.len() / SEAL_BYTES as u64).saturating_sub(1)).await,
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(SealError::File { file, why }),
+    }
+}
+
+async fn reaches(store: &dyn Store, file: &str, sealed: Position) -> Result<(), SealError> {
+    let Some(before) = sealed.checked_sub(1) else { return Ok(()) };
     if store.read_all(before, 1).await?.is_empty() {
         let log = end_of(store, before).await?;
-        return Err(SealError::Shorter { file: seals.name.clone(), log, sealed: seals.count });
+        return Err(SealError::Shorter { file: file.to_owned(), log, sealed });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -11,9 +11,9 @@ use clock::{Clock, SystemClock};
 use host::Process;
 use host::health::Health;
 use inventory::catalogue;
-use monolith::commands;
 use monolith::folder::Folder;
 use monolith::shop::{self, Pace, Stores, Surroundings};
+use monolith::{backup, commands};
 use program::process::{self, Opened, Settings};
 use store::file_watch::FileWatch;
 use store::seal;
@@ -50,13 +50,18 @@ struct Config {
     settings: Settings,
 }
 
-/// What to do with a data folder instead of opening the shop on it. The shop must be closed.
+/// What to do with a data folder instead of opening the shop on it. But for a backup, the shop must be closed.
 #[derive(Subcommand)]
 enum Command {
     /// Check every event against its seal; ends with 1 if one does not fit, and names the first
     Verify,
     /// Make the search indices anew from the logs, and say how the old ones differed
     Rebuild,
+    /// Copy the data folder, also while the shop is open: the copy is of one moment, and is opened with --data
+    Backup {
+        /// Where to; it must not exist
+        to: PathBuf,
+    },
     /// Print each event of a stream, and the state after it
     Replay {
         /// Such as order-ID, checkout-ID, payment-ID, shipment-ID, reservation-ID, product-SKU or stock-SKU
@@ -83,6 +88,9 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     if !config.data.is_dir() {
         bail!("there is no data folder {}", config.data.display());
     }
+    if let Command::Backup { to } = command {
+        return backup::backup(&config.data, to).map(|()| true);
+    }
     let folder = Folder::take(&config.data)?;
     if folder.is_new() {
         bail!("no shop was opened on the data folder {} yet", config.data.display());
@@ -90,18 +98,25 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = folder.stores(&clock)?;
     let mut out = std::io::stdout().lock();
-    match command {
+    let good = match command {
+        Command::Backup { .. } => Ok(true),
         Command::Verify => commands::verify(&folder, &stores, &mut out).await,
         Command::Rebuild => commands::rebuild(&folder, stores, &mut out).await.map(|()| true),
         Command::Replay { stream, to } => commands::replay(&stores, stream, *to, &mut out).await.map(|()| true),
-    }
+    };
+    folder.closing()?;
+    good
 }
 
 fn run(config: &Config) -> ExitCode {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
+    // Danger: the folder is given back after the stores are closed, which the end of the runtime does.
+    let held = OnceLock::<Arc<Folder>>::new();
     process::run(&config.settings, address, async |process, address| {
         let folder = Folder::take(&config.data)?;
+        let folder = held.get_or_init(|| Arc::new(folder)).clone();
         let stores = folder.stores(&process.clock)?;
+        sealed_as_far_as_logged(&folder, &stores).await?;
         let [pick_up, transit] = [config.pick_up_ms, config.transit_ms].map(Duration::from_millis);
         let surroundings = Surroundings::simulated(&process, &stores, Pace { pick_up, transit });
         let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
@@ -109,7 +124,8 @@ fn run(config: &Config) -> ExitCode {
         stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
         let greeting = greeting(&process, address, config);
         process.tasks.spawn_until_stop(watch_over(process.health.clone(), folder.watch().clone()));
-        seal(&process, folder, &stores);
+        seal(&process, &folder, &stores);
+        close(&process, folder);
         process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
         let gateway = Arc::new(shop.gateway);
         let handler = process::handler(move |request| {
@@ -120,9 +136,27 @@ fn run(config: &Config) -> ExitCode {
     })
 }
 
-/// Seals the logs as they grow. Holds the folder for as long.
-fn seal(process: &Process, folder: Folder, stores: &Stores) {
-    let folder = Arc::new(folder);
+/// Refuses a log that ends before its seals do: something of it was lost.
+async fn sealed_as_far_as_logged(folder: &Folder, stores: &Stores) -> anyhow::Result<()> {
+    for (name, store) in stores.sealed() {
+        seal::reaches_seals(store.as_ref(), &folder.seals(name)).await?;
+    }
+    Ok(())
+}
+
+/// Says in the folder that the stores are being closed, once the process is told to stop.
+fn close(process: &Process, folder: Arc<Folder>) {
+    let tasks = process.tasks.clone();
+    process.tasks.spawn(async move {
+        tasks.stopping().await;
+        if let Err(why) = folder.closing() {
+            tracing::warn!("{why:#}");
+        }
+    });
+}
+
+/// Seals the logs as they grow.
+fn seal(process: &Process, folder: &Arc<Folder>, stores: &Stores) {
     for (name, store) in stores.sealed() {
         let (store, folder, health) = (store.clone(), folder.clone(), process.health.clone());
         process.tasks.spawn_until_stop(async move {

@@ -3,6 +3,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -10,7 +12,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::customers::{client, order, send};
+use crate::customers::{books_hold_within, client, ended_within, order, send, shop, stock_up, text};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_monolith");
 
@@ -375,4 +377,93 @@ async fn rebuild_makes_the_search_anew_without_a_difference() {
     };
     tokio::time::timeout(Duration::from_secs(20), found).await.expect("it is made anew at the start");
     program.stop().await;
+}
+
+fn copy_of(data: &Path, copy: &Path) {
+    fs::create_dir(copy).unwrap();
+    for entry in fs::read_dir(data).unwrap() {
+        let entry = entry.unwrap();
+        // What is gone by now was a file beside a database.
+        let _ = fs::copy(entry.path(), copy.join(entry.file_name()));
+    }
+}
+
+/// While customers press on: each backup opens, fits its seals, has every order that was answered before it began, and balances.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_an_open_shop_is_whole_and_a_copy_is_refused() {
+    const PACE: [&str; 4] = ["--pick-up-ms", "150", "--transit-ms", "100"];
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let data = path("data");
+    let program = Program::start_with(&data, &PACE).await;
+    stock_up("", &program.address).await;
+    let (_address, seen) = tokio::sync::watch::channel(program.address.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    #[expect(clippy::disallowed_methods, reason = "clients are no part of the shop")]
+    let clients: Vec<_> =
+        (0..8).map(|number| tokio::spawn(shop(String::new(), number, seen.clone(), stop.clone()))).collect();
+    let mut before = vec![];
+    for n in 0..3 {
+        let (status, order) = place(&program.address, &format!("before-{n}")).await;
+        assert_eq!(status, StatusCode::CREATED, "{order}");
+        before.push(text(&order, "order_id").to_owned());
+        let (good, said) = command(&data, &["backup", path(&format!("backup-{n}")).to_str().unwrap()]).await;
+        assert!(good && said.is_empty(), "{said}");
+        copy_of(&data, &path(&format!("copy-{n}")));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let (good, said) = command(&data, &["backup", path("backup-0").to_str().unwrap()]).await;
+    assert!(!good && said.contains("backup-0 exists already"), "{said}");
+    program.kill().await;
+    stop.store(true, Ordering::SeqCst);
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+
+    for n in 0..3 {
+        let backup = path(&format!("backup-{n}"));
+        let (good, said) = command(&backup, &["verify"]).await;
+        assert!(good && said.contains("order: "), "{said}");
+        let program = Program::start_with(&backup, &PACE).await;
+        ended_within(Duration::from_secs(30), &program.address, before[..=n].iter()).await;
+        books_hold_within(Duration::from_secs(30), &program.address).await;
+        assert_eq!(program.stop().await, Some(0));
+
+        let copy = path(&format!("copy-{n}"));
+        let said = refusal(&["--port", "0", "--data", copy.to_str().unwrap()]).await;
+        assert!(said.contains("was copied while the shop was open") && said.contains("`backup`"), "{said}");
+    }
+
+    // What was killed goes on where it is; without its write-ahead log it does not; and it can be copied too.
+    let (log, aside) = (data.join("order.db-wal"), path("aside"));
+    fs::rename(&log, &aside).unwrap();
+    let said = refusal(&["--port", "0", "--data", data.to_str().unwrap()]).await;
+    assert!(said.contains("order.db-wal is missing") && said.lines().count() == 1, "{said}");
+    fs::rename(&aside, &log).unwrap();
+    let by_hand = path("by-hand");
+    copy_of(&data, &by_hand);
+    fs::remove_file(by_hand.join("jangteo.lock")).unwrap();
+    let (good, said) = command(&data, &["backup", path("of-the-killed").to_str().unwrap()]).await;
+    assert!(good, "{said}");
+    for whole in [data, path("of-the-killed"), by_hand] {
+        let program = Program::start_with(&whole, &PACE).await;
+        ended_within(Duration::from_secs(30), &program.address, before.iter()).await;
+        books_hold_within(Duration::from_secs(30), &program.address).await;
+        assert_eq!(program.stop().await, Some(0));
+        assert_eq!(fs::read(whole.join("jangteo.lock")).unwrap(), b"", "closed, it may be copied");
+    }
+}
+
+/// A log that ends before its seals do was cut off: nothing is built on it.
+#[tokio::test]
+async fn a_log_that_lost_sealed_events_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    while fs::metadata(data.join("inventory.seals")).map_or(0, |seals| seals.len()) < 129 * 32 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(program.stop().await, Some(0));
+    let cut = "DELETE FROM events WHERE position > 100";
+    rusqlite::Connection::open(data.join("inventory.db")).unwrap().execute_batch(cut).unwrap();
+    let said = refusal(&["--port", "0", "--data", data.to_str().unwrap()]).await;
+    assert!(said.contains("the log ends at position 100") && said.contains("inventory.seals"), "{said}");
 }
