@@ -19,6 +19,14 @@ impl Health {
         self.lock().remove(part);
     }
 
+    /// The part can work unless there is a reason why not.
+    pub fn tell(&self, part: &str, why: Option<impl ToString>) {
+        match why {
+            Some(why) => self.missing(part, why.to_string()),
+            None => self.ready(part),
+        }
+    }
+
     /// What cannot work, by part, with the reason; empty means ready.
     #[must_use]
     pub fn unready(&self) -> BTreeMap<String, String> {

@@ -21,8 +21,10 @@ use std::thread::{Builder, JoinHandle};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
+use store::file_watch::FileWatch;
 use store::sqlite::OpenError;
 use store::sqlite_file;
+use store::sqlite_guard::Guard;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ledger::{Ledger, Member, Place, Range};
@@ -62,8 +64,16 @@ impl Sqlite {
     /// # Errors
     /// If the file exists, or its log without it does, or it cannot be written.
     pub fn create(file: &Path) -> Result<Sqlite, OpenError> {
+        Sqlite::create_watched(file, FileWatch::default())
+    }
+
+    /// The same, for a file that is one of several: see [`Sqlite::open_watched`].
+    ///
+    /// # Errors
+    /// As for [`Sqlite::create`].
+    pub fn create_watched(file: &Path, watch: FileWatch) -> Result<Sqlite, OpenError> {
         sqlite_file::create(file, &BUS)?;
-        Sqlite::open(file)
+        Sqlite::open_watched(file, watch)
     }
 
     /// Opens the bus in `file`, which must exist. It takes up what a crash left behind.
@@ -73,6 +83,14 @@ impl Sqlite {
     /// # Errors
     /// If the file is missing, not a bus, or not a whole one. It stays as it is.
     pub fn open(file: &Path) -> Result<Sqlite, OpenError> {
+        Sqlite::open_watched(file, FileWatch::default())
+    }
+
+    /// The same, for a file that is one of several: while one of them is lost, nothing is written to any.
+    ///
+    /// # Errors
+    /// As for [`Sqlite::open`].
+    pub fn open_watched(file: &Path, watch: FileWatch) -> Result<Sqlite, OpenError> {
         let db = sqlite_file::open(file, &BUS)?;
         let refused = |error: rusqlite::Error| OpenError { file: file.into(), reason: error.into() };
         let topics = sqlite_writer::topics(&db).map_err(refused)?;
@@ -84,9 +102,10 @@ impl Sqlite {
             ledger.acknowledged(&group, &place, next);
         }
         let ledger = Arc::new(Mutex::new(ledger));
-        let reader = Mutex::new(Some(sqlite_file::reader(file).map_err(refused)?));
+        let reader = Mutex::new(Some(sqlite_file::reader(file, &watch).map_err(refused)?));
+        let guard = Guard::new(file, watch).map_err(|error| OpenError { file: file.into(), reason: error.into() })?;
         let (queue, jobs) = mpsc::channel(QUEUE);
-        let writer = Writer { file: file.into(), db, ledger: ledger.clone(), topics };
+        let writer = Writer { guard, db, ledger: ledger.clone(), topics };
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let thread = Builder::new().name(format!("writer of {name}")).spawn(move || writer.run(jobs));
         let thread = thread.map_err(|error| OpenError { file: file.into(), reason: error.into() })?;

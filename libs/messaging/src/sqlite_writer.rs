@@ -14,12 +14,11 @@
 //! A batch that fails is rolled back and tried again job by job; a job that fails alone is `Unavailable`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, params};
-use store::sqlite_file::sentence;
+use store::sqlite_guard::Guard;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ledger::{Ledger, Place};
@@ -49,7 +48,7 @@ pub(crate) struct Topic {
 }
 
 pub(crate) struct Writer {
-    pub(crate) file: PathBuf,
+    pub(crate) guard: Guard,
     pub(crate) db: Connection,
     pub(crate) ledger: Arc<Mutex<Ledger>>,
     /// As they are after the open transaction.
@@ -96,29 +95,32 @@ impl Writer {
             self.carry_out(&mut jobs);
         }
         if let Err(error) = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            tracing::warn!(file = %self.file.display(), %error, "the log stays beside the file");
+            tracing::warn!(file = %self.guard.file().display(), %error, "the log stays beside the file");
         }
     }
 
     /// Carries out the jobs in their order and answers each after its transaction.
     fn carry_out(&mut self, jobs: &mut Vec<Job>) {
-        let answers = self.attempt(jobs).unwrap_or_else(|error| match &**jobs {
-            [_] => vec![Err(self.refusal(&error))],
-            jobs => {
-                tracing::warn!(file = %self.file.display(), %error, jobs = jobs.len(), "a batch failed: one by one now");
-                let alone = |job| self.attempt(slice::from_ref(job)).unwrap_or_else(|e| vec![Err(self.refusal(&e))]);
-                jobs.iter().flat_map(alone).collect()
-            }
-        });
+        let kept = self.guard.before().map(|()| self.together_or_alone(jobs));
+        // Danger: what was committed to a file that is gone is not to be answered as if it were kept.
+        let kept = kept.and_then(|answers| self.guard.after().map(|()| answers));
+        let lost = |why| jobs.iter().map(|_| Err(BusError::Unavailable(String::clone(&why)))).collect();
+        let answers: Vec<_> = kept.unwrap_or_else(lost);
         for (job, answer) in jobs.drain(..).zip(answers) {
             // Nobody may be waiting: dropping the future revokes nothing.
             let _ = job.answer.send(answer);
         }
     }
 
-    fn refusal(&self, error: &rusqlite::Error) -> BusError {
-        tracing::error!(file = %self.file.display(), %error, "a transaction failed");
-        BusError::Unavailable(sentence(&self.file, error))
+    fn together_or_alone(&mut self, jobs: &[Job]) -> Vec<Result<(), BusError>> {
+        let refused = |writer: &mut Writer, error| vec![Err(BusError::Unavailable(writer.guard.failed(&error)))];
+        self.attempt(jobs).unwrap_or_else(|error| match jobs {
+            [_] => refused(self, error),
+            jobs => {
+                let alone = |job| self.attempt(slice::from_ref(job)).unwrap_or_else(|error| refused(self, error));
+                jobs.iter().flat_map(alone).collect()
+            }
+        })
     }
 
     /// One transaction over the jobs. If it fails, none of them has happened.
@@ -126,13 +128,14 @@ impl Writer {
         let before = self.topics.clone();
         let answers = self.transaction(jobs);
         if answers.is_ok() {
+            self.guard.succeeded();
             self.tell(jobs);
         } else {
             self.topics = before;
             if !self.db.is_autocommit()
                 && let Err(error) = self.db.execute_batch("ROLLBACK")
             {
-                tracing::error!(file = %self.file.display(), %error, "a transaction cannot be rolled back");
+                self.guard.failed(&error);
             }
         }
         answers
@@ -215,7 +218,8 @@ mod tests {
         let file = folder.path().join("bus.db");
         store::sqlite_file::create(&file, &BUS).unwrap();
         let db = store::sqlite_file::open(&file, &BUS).unwrap();
-        (Writer { file, db, ledger: Arc::default(), topics: BTreeMap::new() }, folder)
+        let guard = Guard::new(&file, store::file_watch::FileWatch::default()).unwrap();
+        (Writer { guard, db, ledger: Arc::default(), topics: BTreeMap::new() }, folder)
     }
 
     fn answers(writer: &mut Writer, works: Vec<Work>) -> Vec<Result<(), BusError>> {
@@ -250,7 +254,7 @@ mod tests {
         assert_eq!(answers(&mut writer, vec![Work::Create("t".into(), 1), publish(0..1, 1)]), [Ok(()), Ok(())]);
         let pages: i64 = writer.db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
         writer.db.query_row(&format!("PRAGMA max_page_count = {}", pages + 2), [], |_| Ok(())).unwrap();
-        let full = BusError::Unavailable(format!("{} cannot grow: the disk is full", writer.file.display()));
+        let full = BusError::Unavailable(format!("{} cannot grow: the disk is full", writer.guard.file().display()));
         let jobs = vec![publish(1..2, 1), publish(2..9, 10_000), publish(2..3, 1)];
         assert_eq!(answers(&mut writer, jobs), [Ok(()), Err(full), Ok(())]);
         assert_eq!(writer.ledger.lock().unwrap().ends("t"), Ok(&[3][..]));

@@ -33,6 +33,7 @@ use search::Index;
 use search::elastic::Elastic;
 use search::fts::Fts;
 use store::Store;
+use store::file_watch::FileWatch;
 use store::postgres::{Postgres, Refusal};
 use store::seal;
 use telemetry::trouble::Trouble;
@@ -90,10 +91,7 @@ impl Servers {
             let (store, file, health) =
                 (store.clone(), folder.join(format!("{service}.seals")), process.health.clone());
             process.tasks.spawn_until_stop(async move {
-                if let Err(why) = seal::run(store.as_ref(), &file).await {
-                    tracing::error!(%why, "the log is not sealed any more");
-                    health.missing("seals", why.to_string());
-                }
+                seal::run(store.as_ref(), &file, &FileWatch::default(), |why| health.tell("seals", why)).await;
             });
         }
         Ok(store)

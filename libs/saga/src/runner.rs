@@ -15,8 +15,8 @@
 //! # Limits
 //! Leases are judged by the machine's clock: if it is set back by an hour, what was interrupted waits for an hour. Two who
 //! carry on at once do no harm (one id, exact versions), but twice the work.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +26,7 @@ use prometheus::{Counter, CounterVec};
 use store::folded::{self, Folded, persist, unreadable};
 use store::timers::{self, Due};
 use store::{Append, Commit, CommitError, CommitId, Meta, ReadError, Store, StreamId, TimerChange};
+use telemetry::trouble::Trouble;
 use tracing::Instrument;
 
 use crate::react::{At, Command, End, Event, GRACE, Input, Outcome, Reaction, Saga};
@@ -78,6 +79,7 @@ struct Inner {
     participants: Arc<dyn Participants>,
     owner: Arc<dyn Owner>,
     open: AtomicU64,
+    trouble: Mutex<Trouble>,
     events: CounterVec,
     late: Counter,
     alarms: Counter,
@@ -98,6 +100,7 @@ impl Runner {
             participants,
             owner,
             open: AtomicU64::new(0),
+            trouble: Mutex::default(),
             events: metrics.counters(
                 "saga_events_total",
                 "Events of sagas by definition and kind.",
@@ -214,7 +217,7 @@ impl Runner {
                 Ok(Some(next)) => pending = next,
                 Ok(None) => return self.0.late.inc(),
                 // Danger: the reply is lost here. The timer finds the saga, and the participant knows the command id.
-                Err(why) => return tracing::warn!(%why, "a saga's step cannot be committed; its timer tries again"),
+                Err(_) => return,
             }
         }
     }
@@ -229,7 +232,24 @@ impl Runner {
             traceparent: traceparent.to_owned(),
         };
         let fresh = || (CommitId::from(self.0.process.ids.next().to_string()), meta.clone());
-        self.try_input(stream, saga, input, fresh).await
+        let moved = self.try_input(stream, saga, input, fresh).await;
+        self.tell(stream, moved.as_ref().err());
+        moved
+    }
+
+    /// Says once that sagas cannot be moved, however many there are, and once that it is over.
+    fn tell(&self, stream: &StreamId, failed: Option<&ReadError>) {
+        let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed {
+            None if trouble.is_over() => tracing::info!("sagas go on"),
+            Some(ReadError::Unavailable(why)) if trouble.is_news(why) => {
+                tracing::warn!(why, "sagas cannot go on; their timers try again");
+            }
+            Some(ReadError::Corrupt(why)) => {
+                tracing::warn!(%stream, why, "a saga cannot be read; its timer tries again")
+            }
+            None | Some(_) => {}
+        }
     }
 
     async fn try_input(
@@ -259,14 +279,12 @@ impl Runner {
         self.0.process.tasks.spawn(async move {
             let stream = StreamId::from(due.key.as_str());
             let woken = async {
-                let saga = runner.load(&stream).await?;
+                let saga = runner.load(&stream).await.inspect_err(|why| runner.tell(&stream, Some(why)))?;
                 let span = span(&saga.state, &stream);
                 runner.apply(&stream, saga, &Input::Tick).instrument(span.clone()).await.map(|pending| (pending, span))
             };
-            match woken.await {
-                Ok((Some(pending), span)) => runner.carry(pending).instrument(span).await,
-                Ok((None, _)) => {}
-                Err(why) => tracing::warn!(%stream, %why, "a saga cannot be taken up; its timer tries again"),
+            if let Ok((Some(pending), span)) = woken.await {
+                runner.carry(pending).instrument(span).await;
             }
             drop(due);
         });

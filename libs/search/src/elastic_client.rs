@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::SearchError;
 
 /// The form of the documents. Indices of an earlier one are made anew.
-pub(crate) const FORM: u64 = 2;
+pub(crate) const FORM: u64 = 3;
 /// Whose an index is.
 const OWNER: &str = "jangteo";
 /// How long an answer may take.

@@ -29,7 +29,7 @@ use crate::words::{Term, tokens};
 use crate::{Change, Checkpoint, Document, Index, Query, SearchError};
 
 /// The form of the file. Another one is made anew.
-const FORM: i64 = 3;
+const FORM: i64 = 4;
 const TABLES: &str = "
     CREATE TABLE documents (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL) STRICT;
     CREATE TABLE progress (one INTEGER PRIMARY KEY CHECK (one = 1), position INTEGER NOT NULL, event BLOB NOT NULL) STRICT;

@@ -1,9 +1,13 @@
 //! PURE. Words of a text, and what a search for some of them means; the same for every index.
 //!
-//! Words are runs of letters and digits, in lower case and composed form (NFKC). Korean, Chinese and Japanese are written
+//! Words are runs of letters and digits, without difference of case and in composed form (NFKC). What cannot be seen (soft hyphens,
+//! joiners: Unicode's default-ignorable code points) and marks that compose with nothing are passed over, and end no word. Korean, Chinese and Japanese are written
 //! without spaces where a search has them, and with endings where a search has none: a run of such characters becomes its
 //! overlapping pairs (bigrams) and its last character. So 보성녹차 is found by 녹차, by 성녹 and by 차.
+use icu_properties::CodePointSetData;
+use icu_properties::props::DefaultIgnorableCodePoint;
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 /// The longest text that can be searched for, in characters.
 pub const MAX_QUERY_CHARS: usize = 200;
@@ -56,8 +60,16 @@ enum Run {
 fn runs(text: &str) -> Vec<Run> {
     let mut runs: Vec<Run> = vec![];
     let mut open = false;
-    for c in text.nfkc().flat_map(char::to_lowercase).nfkc() {
+    let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
+    let seen = text.chars().filter(|c| !ignorable.contains(*c));
+    // By way of upper case: ß and ς are SS and Σ then.
+    let folded = seen.nfkc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc();
+    for c in folded {
         if !c.is_alphanumeric() {
+            // The dot of İ in lower case, and the like.
+            if is_combining_mark(c) {
+                continue;
+            }
             open = false;
             continue;
         }
@@ -100,6 +112,38 @@ mod tests {
         let decomposed: String = "보성 녹차".nfd().collect();
         assert_eq!(tokens(&decomposed), tokens("보성 녹차"));
         assert_eq!(tokens("ＴＥＡ"), ["tea"]);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_no_part_of_a_word() {
+        for hidden in
+            ['\u{ad}', '\u{200b}', '\u{200d}', '\u{2060}', '\u{feff}', '\u{34f}', '\u{115f}', '\u{3164}', '\u{e0101}']
+        {
+            for (text, word) in [(format!("말차{hidden}케이크"), "말차케이크"), (format!("Bo{hidden}seong"), "boseong")]
+            {
+                assert_eq!((tokens(&text), terms(&text)), (tokens(word), terms(word)), "{text:?}");
+            }
+            assert!(terms(&hidden.to_string()).is_err(), "{hidden:?}");
+        }
+        // Not even between what belongs together.
+        assert_eq!(tokens("e\u{34f}\u{301}t\u{e9}"), tokens("\u{e9}t\u{e9}"));
+    }
+
+    #[test]
+    fn case_and_marks_make_no_other_word() {
+        let alike = [
+            ["\u{130}stanbul", "istanbul"],
+            ["I\u{307}stanbul", "istanbul"],
+            ["STRASSE", "straße"],
+            ["ΟΔΟΣ", "οδος"],
+            ["CAFE\u{301}", "caf\u{e9}"],
+        ];
+        for [one, other] in alike {
+            assert_eq!((tokens(one), terms(one)), (tokens(other), terms(other)), "{one} {other}");
+            assert_eq!(tokens(one).len(), 1, "{one}");
+        }
+        assert_eq!(tokens("हिन्दी").len(), 1, "a mark within a word does not end it");
+        assert_ne!(tokens("cafe"), tokens("caf\u{e9}"));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod contract_commits;
 mod contract_extras;
 #[cfg(test)]
 mod contract_log;
+pub mod file_watch;
 pub mod folded;
 pub mod fsync;
 pub mod hot;
@@ -51,8 +52,10 @@ mod postgres_sequencer;
 mod postgres_writer;
 pub mod seal;
 pub mod sqlite;
+pub mod sqlite_backup;
 mod sqlite_checks;
 pub mod sqlite_file;
+pub mod sqlite_guard;
 mod sqlite_writer;
 pub mod timers;
 pub mod turn;

@@ -419,7 +419,9 @@ async fn what_was_tampered_with_is_named() {
         subject.store.commit(subject.step("a", "s", NoStream, 10)).await.unwrap();
         subject.log(10).await;
         let file = folder.path().join("seals");
-        let sealing = timeout(Duration::from_millis(300), crate::seal::run(subject.store.as_ref(), &file));
+        let watch = crate::file_watch::FileWatch::default();
+        let sealing = crate::seal::run(subject.store.as_ref(), &file, &watch, |_| ());
+        let sealing = timeout(Duration::from_millis(300), sealing);
         assert!(sealing.await.is_err(), "it goes on for ever");
         let good = crate::seal::Verdict::Good { sealed: 10, unsealed: 0 };
         assert_eq!(crate::seal::verify(subject.store.as_ref(), &file).await.unwrap(), good);

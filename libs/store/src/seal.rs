@@ -18,7 +18,7 @@
 //! Whoever can write both files can forge both, or take the seals away and have the log sealed anew as it then is: copy the
 //! seals elsewhere from time to time. What is altered before it is sealed is sealed as it then is.
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use telemetry::trouble::Trouble;
 use tokio::time::{sleep, timeout};
 
+use crate::file_watch::FileWatch;
 use crate::{Meta, NewEvent, Position, ReadError, Recorded, Store};
 
 /// How often the log is looked at for events to seal.
@@ -56,7 +57,9 @@ pub enum SealError {
     #[error("{0} is no file of seals")]
     Foreign(String),
     /// The log ends before the seals do: its tail was cut off, or an older log was put back.
-    #[error("the log ends at position {log}, but {file} has seals up to {sealed}")]
+    #[error(
+        "the log ends at position {log}, but {file} has seals up to {sealed}: events were lost; restore a backup, or see `verify`"
+    )]
     Shorter {
         /// The file of seals.
         file: String,
@@ -65,6 +68,9 @@ pub enum SealError {
         /// Where the seals end.
         sealed: Position,
     },
+    /// The file is not the one that was opened any more.
+    #[error("{0}")]
+    Lost(String),
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] ReadError),
@@ -101,12 +107,13 @@ struct Seals {
 }
 
 impl Seals {
-    /// Opens or makes the file. Half a seal at its end is what a kill left of a write, and is taken off.
-    fn open(path: &Path) -> Result<Seals, SealError> {
+    /// Opens the file, or makes it if it may. Half a seal at its end is what a kill left of a write, and is taken off; so is what
+    /// was written after the first `kept` seals.
+    fn open(path: &Path, make: bool, kept: Option<Position>) -> Result<Seals, SealError> {
         let name = path.display().to_string();
         let broken = |why| SealError::File { file: name.clone(), why };
         let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(broken)?;
+            OpenOptions::new().read(true).write(true).create(make).truncate(false).open(path).map_err(broken)?;
         let length = file.metadata().map_err(broken)?.len();
         let unit = SEAL_BYTES as u64;
         if length < unit {
@@ -125,7 +132,7 @@ impl Seals {
         if magic != *MAGIC {
             return Err(SealError::Foreign(name));
         }
-        let whole = length / unit * unit;
+        let whole = kept.map_or(length, |kept| length.min((kept + 1) * unit)) / unit * unit;
         file.set_len(whole).map_err(broken)?;
         let mut last = Seal::default();
         file.seek(SeekFrom::Start(whole - unit)).map_err(broken)?;
@@ -149,51 +156,95 @@ impl Seals {
     }
 }
 
-/// Seals a log as it grows, for ever.
+/// Seals a log as it grows, for ever. The file of seals is watched from then on.
 ///
-/// # Errors
-/// Ends with the first thing wrong with log or file: a log that does not reach its seals is not sealed any further. A log that
-/// cannot be read for a while is waited for.
-pub async fn run(store: &dyn Store, path: &Path) -> Result<(), SealError> {
-    let mut seals = Seals::open(path)?;
-    let (mut reached, mut trouble) = (false, Trouble::default());
+/// Whatever goes wrong is tried again, for it may pass: a disk that is full, a process without a file handle to spare. `tell` is
+/// told what is the matter each time, and `None` each time that nothing is. A log that cannot be read for a while is no matter.
+pub async fn run(store: &dyn Store, path: &Path, watch: &FileWatch, tell: impl Fn(Option<&SealError>)) {
+    let mut sealer = Sealer { path, watch, seals: None, kept: None };
+    let mut trouble = Trouble::default();
     let mut growth = store.growth();
     loop {
         // Before looking: what is recorded after the look ends the wait.
         growth.borrow_and_update();
-        let sealed = async {
-            if !reached {
-                reaches(store, &seals).await?;
-                reached = true;
-            }
-            seal_page(store, &mut seals).await
-        };
-        match sealed.await {
-            Ok(PAGE..) => {}
-            Ok(_) => {
+        match sealer.seal_page(store).await {
+            Ok(sealed) => {
+                tell(None);
                 if trouble.is_over() {
-                    tracing::info!("the log is sealed again");
+                    tracing::info!(file = %path.display(), "the log is sealed again");
+                }
+                if sealed < PAGE {
+                    sleep(EVERY).await;
+                    // Either ends the wait.
+                    let _ = timeout(SELDOM, growth.changed()).await;
+                }
+            }
+            Err(why) => {
+                if !matches!(why, SealError::Log(ReadError::Unavailable(_))) {
+                    tell(Some(&why));
+                }
+                if trouble.is_news(&why.to_string()) {
+                    tracing::warn!(%why, "nothing is sealed until that is mended");
                 }
                 sleep(EVERY).await;
-                // Either ends the wait.
-                let _ = timeout(SELDOM, growth.changed()).await;
             }
-            Err(SealError::Log(ReadError::Unavailable(why))) => {
-                if trouble.is_news(&why) {
-                    tracing::warn!(why, "nothing is sealed for the moment");
-                }
-                sleep(EVERY).await;
-            }
-            Err(why) => return Err(why),
         }
     }
 }
 
-async fn reaches(store: &dyn Store, seals: &Seals) -> Result<(), SealError> {
-    let Some(before) = seals.count.checked_sub(1) else { return Ok(()) };
+/// Seals page after page, and begins anew with the file when one fails.
+struct Sealer<'a> {
+    path: &'a Path,
+    watch: &'a FileWatch,
+    seals: Option<Seals>,
+    /// How many seals are known to be on the disk, once the file was opened.
+    kept: Option<Position>,
+}
+
+impl Sealer<'_> {
+    /// Seals the next page; how many events it had.
+    async fn seal_page(&mut self, store: &dyn Store) -> Result<usize, SealError> {
+        self.watch.check(self.path).map_err(SealError::Lost)?;
+        // Danger: after a failed write nobody knows what is in the file. It is opened anew, and what is not known to be on the
+        // disk is written again.
+        let mut seals = match self.seals.take() {
+            Some(seals) => seals,
+            None => self.open(store).await?,
+        };
+        let sealed = seal_page(store, &mut seals).await?;
+        self.kept = Some(seals.count);
+        self.seals = Some(seals);
+        self.watch.check(self.path).map_err(SealError::Lost)?;
+        Ok(sealed)
+    }
+
+    /// Danger: a file that was there and is not is never made again. It would have the log sealed as it is by then.
+    async fn open(&self, store: &dyn Store) -> Result<Seals, SealError> {
+        let seals = Seals::open(self.path, self.kept.is_none(), self.kept)?;
+        reaches(store, &seals.name, seals.count).await?;
+        self.watch.add(self.path).map_err(|why| SealError::File { file: seals.name.clone(), why })?;
+        Ok(seals)
+    }
+}
+
+/// Whether the log goes on at least as far as it is sealed; one that is not sealed yet does.
+///
+/// # Errors
+/// [`SealError::Shorter`] if it does not: something of it was lost, or an older one was put back.
+pub async fn reaches_seals(store: &dyn Store, path: &Path) -> Result<(), SealError> {
+    let file = path.display().to_string();
+    match std::fs::metadata(path) {
+        Ok(seals) => reaches(store, &file, (seals.len() / SEAL_BYTES as u64).saturating_sub(1)).await,
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(SealError::File { file, why }),
+    }
+}
+
+async fn reaches(store: &dyn Store, file: &str, sealed: Position) -> Result<(), SealError> {
+    let Some(before) = sealed.checked_sub(1) else { return Ok(()) };
     if store.read_all(before, 1).await?.is_empty() {
         let log = end_of(store, before).await?;
-        return Err(SealError::Shorter { file: seals.name.clone(), log, sealed: seals.count });
+        return Err(SealError::Shorter { file: file.to_owned(), log, sealed });
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ impl Sealed {
         let this = Sealed { folder: tempfile::tempdir().unwrap(), events };
         let clock = Arc::new(SystemClock);
         let (store, ids) = (Sqlite::create(&this.db(), clock.clone()).unwrap(), Ids::random(clock));
-        let mut seals = Seals::open(&this.seals()).unwrap();
+        let mut seals = Seals::open(&this.seals(), true, None).unwrap();
         for n in 1..=events {
             let data = format!(r#"{{"n":{n}}}"#);
             let event = NewEvent { id: ids.next(), kind: "Happened".into(), schema: 1, data };
@@ -55,6 +55,17 @@ impl Sealed {
             good @ Verdict::Good { .. } => panic!("{good:?} of {}", self.events),
         }
     }
+}
+
+/// The first thing that sealing a log says is the matter.
+async fn trouble(store: &dyn Store, seals: &Path) -> String {
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (watch, tell) = (FileWatch::default(), |why: Option<&SealError>| _ = told.send(why.map(ToString::to_string)));
+    let sealing = std::pin::pin!(run(store, seals, &watch, tell));
+    let heard = std::pin::pin!(heard.recv());
+    let said = futures::future::select(heard, sealing).await;
+    let futures::future::Either::Left((Some(Some(why)), _)) = said else { panic!("nothing is the matter") };
+    why
 }
 
 #[tokio::test]
@@ -97,8 +108,8 @@ async fn a_cut_tail_is_found_and_not_sealed_over() {
     sealed.tamper("DELETE FROM events WHERE position > 17");
     assert_eq!(sealed.broken_at().await, 18);
     let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
-    let refused = run(&store, &sealed.seals()).await.unwrap_err();
-    assert!(matches!(refused, SealError::Shorter { log: 17, sealed: 20, .. }), "{refused}");
+    let refused = trouble(&store, &sealed.seals()).await;
+    assert!(refused.contains("the log ends at position 17") && refused.contains("seals up to 20"), "{refused}");
 }
 
 #[tokio::test]
@@ -120,7 +131,7 @@ async fn half_a_seal_is_what_a_kill_left_and_is_made_anew() {
     let whole = std::fs::read(sealed.seals()).unwrap();
     std::fs::write(sealed.seals(), &whole[..whole.len() - 5]).unwrap();
     let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
-    let mut seals = Seals::open(&sealed.seals()).unwrap();
+    let mut seals = Seals::open(&sealed.seals(), true, None).unwrap();
     assert_eq!(seals.count, 19);
     assert_eq!(seal_page(&store, &mut seals).await.unwrap(), 1);
     assert_eq!(std::fs::read(sealed.seals()).unwrap(), whole);
@@ -131,15 +142,15 @@ async fn what_is_no_file_of_seals_is_left_alone() {
     let sealed = Sealed::new(3, 3).await;
     std::fs::write(sealed.seals(), "a diary, and a long one at that, of forty or so characters").unwrap();
     let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
-    assert!(matches!(run(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
+    assert!(trouble(&store, &sealed.seals()).await.contains("is no file of seals"));
     assert!(matches!(verify(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
     assert!(std::fs::read_to_string(sealed.seals()).unwrap().starts_with("a diary"));
     std::fs::write(sealed.seals(), "a note").unwrap();
-    assert!(matches!(run(&store, &sealed.seals()).await, Err(SealError::Foreign(_))));
+    assert!(trouble(&store, &sealed.seals()).await.contains("is no file of seals"));
     assert_eq!(std::fs::read_to_string(sealed.seals()).unwrap(), "a note");
     // Half of the first bytes is what a kill left of making the file.
     std::fs::write(sealed.seals(), &MAGIC[..9]).unwrap();
-    assert_eq!(Seals::open(&sealed.seals()).unwrap().count, 0);
+    assert_eq!(Seals::open(&sealed.seals(), true, None).unwrap().count, 0);
     assert_eq!(std::fs::read(sealed.seals()).unwrap(), MAGIC);
 }
 
@@ -165,8 +176,61 @@ async fn a_log_that_cannot_be_read_for_a_while_is_sealed_afterwards() {
     let sealed = Sealed::new(20, 5).await;
     let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
     let store = crate::wrapped::Wrapped(AwayAtFirst(store, 0.into()));
-    let for_ever = tokio::time::timeout(Duration::from_secs(60), run(&store, &sealed.seals())).await;
+    let for_ever =
+        tokio::time::timeout(Duration::from_secs(60), run(&store, &sealed.seals(), &FileWatch::default(), |_| ()))
+            .await;
     assert!(for_ever.is_err(), "it goes on: {for_ever:?}");
     drop(store);
     assert_eq!(sealed.verdict().await, Verdict::Good { sealed: 20, unsealed: 0 });
+}
+
+/// What passes is no end: sealing goes on once the file can be made, and once it can be written again.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_used_for_a_while_is_sealed_afterwards() {
+    let sealed = Sealed::new(20, 0).await;
+    let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
+    std::fs::remove_file(sealed.seals()).unwrap();
+    let (later, watch) = (sealed.folder.path().join("later"), FileWatch::default());
+    let seals = later.join("a.seals");
+    let (told, heard) = std::sync::mpsc::channel();
+    let sealing = run(&store, &seals, &watch, |why| told.send(why.map(ToString::to_string)).unwrap());
+    let mended = async {
+        sleep(5 * EVERY).await;
+        std::fs::create_dir(&later).unwrap();
+        sleep(5 * EVERY).await;
+    };
+    futures::future::select(std::pin::pin!(sealing), std::pin::pin!(mended)).await;
+    let told: Vec<_> = heard.try_iter().collect();
+    assert!(matches!(&told[0], Some(why) if why.contains("a.seals cannot be used")), "{told:?}");
+    assert_eq!(told.last(), Some(&None), "it is over");
+    assert_eq!(verify(&store, &seals).await.unwrap(), Verdict::Good { sealed: 20, unsealed: 0 });
+
+    // A write that fails half-way leaves what nobody knows.
+    let mut sealer = Sealer { path: &seals, watch: &watch, seals: None, kept: Some(12) };
+    let mut broken = Seals::open(&seals, false, Some(12)).unwrap();
+    std::fs::OpenOptions::new().append(true).open(&seals).unwrap().write_all(&[7; 100]).unwrap();
+    broken.file = File::open(&seals).unwrap();
+    sealer.seals = Some(broken);
+    assert!(matches!(sealer.seal_page(&store).await, Err(SealError::File { .. })), "it cannot be written");
+    assert_eq!(sealer.seal_page(&store).await.unwrap(), 8);
+    assert_eq!(verify(&store, &seals).await.unwrap(), Verdict::Good { sealed: 20, unsealed: 0 });
+}
+
+/// A file that is gone is never made anew: the log would be sealed as it is by then.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_removed_is_not_made_anew_and_goes_on_when_it_is_back() {
+    let sealed = Sealed::new(20, 0).await;
+    let store = Sqlite::open(&sealed.db(), Arc::new(SystemClock)).unwrap();
+    let (seals, aside, watch) = (sealed.seals(), sealed.folder.path().join("aside"), FileWatch::default());
+    let mut sealer = Sealer { path: &seals, watch: &watch, seals: None, kept: None };
+    assert_eq!(sealer.seal_page(&store).await.unwrap(), 20);
+    std::fs::rename(&seals, &aside).unwrap();
+    for _ in 0..3 {
+        let lost = sealer.seal_page(&store).await.unwrap_err();
+        assert!(matches!(lost, SealError::Lost(_)), "{lost}");
+        assert!(!seals.exists(), "it was made anew");
+    }
+    std::fs::rename(&aside, &seals).unwrap();
+    assert_eq!(sealer.seal_page(&store).await.unwrap(), 0);
+    assert_eq!(verify(&store, &seals).await.unwrap(), Verdict::Good { sealed: 20, unsealed: 0 });
 }

@@ -28,10 +28,12 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use uuid::Uuid;
 
+use crate::file_watch::FileWatch;
 use crate::leases::Leases;
 pub use crate::sqlite_checks::Refusal;
 use crate::sqlite_file;
 pub use crate::sqlite_file::OpenError;
+use crate::sqlite_guard::Guard;
 use crate::sqlite_writer::{self, Answer, Done, Job, Work, Writer};
 use crate::{
     Commit, CommitError, CommitId, Meta, NewEvent, Position, ReadError, Recorded, Snapshot, Store, StreamId, Version,
@@ -49,6 +51,7 @@ const READERS: usize = 4;
 /// That blocks for as long as it takes, at most a few batches.
 pub struct Sqlite {
     file: PathBuf,
+    watch: FileWatch,
     clock: Arc<dyn Clock>,
     /// Danger: the writer ends when this is dropped; it is only absent while the store is.
     queue: Option<mpsc::Sender<Job>>,
@@ -66,8 +69,16 @@ impl Sqlite {
     /// # Errors
     /// If the file exists, or its log without it does, or it cannot be written.
     pub fn create(file: &Path, clock: Arc<dyn Clock>) -> Result<Sqlite, OpenError> {
+        Sqlite::create_watched(file, clock, FileWatch::default())
+    }
+
+    /// The same, for a file that is one of several: see [`Sqlite::open_watched`].
+    ///
+    /// # Errors
+    /// As for [`Sqlite::create`].
+    pub fn create_watched(file: &Path, clock: Arc<dyn Clock>, watch: FileWatch) -> Result<Sqlite, OpenError> {
         sqlite_file::create(file, &sqlite_file::STORE)?;
-        Sqlite::open(file, clock)
+        Sqlite::open_watched(file, clock, watch)
     }
 
     /// Opens the store in `file`, which must exist. It takes up what a crash left behind, and the same time for every size.
@@ -77,15 +88,26 @@ impl Sqlite {
     /// # Errors
     /// If the file is missing, not a store, or not a whole one; [`Refusal`] lists them. The file stays as it is.
     pub fn open(file: &Path, clock: Arc<dyn Clock>) -> Result<Sqlite, OpenError> {
+        Sqlite::open_watched(file, clock, FileWatch::default())
+    }
+
+    /// The same, for a file that is one of several: while one of them is lost, nothing is written to any.
+    ///
+    /// # Errors
+    /// As for [`Sqlite::open`].
+    pub fn open_watched(file: &Path, clock: Arc<dyn Clock>, watch: FileWatch) -> Result<Sqlite, OpenError> {
         let growth = watch::Sender::new(());
         let db = sqlite_file::open(file, &sqlite_file::STORE)?;
-        let writer = Writer::new(file.into(), clock.clone(), db, growth.clone());
+        let guard =
+            Guard::new(file, watch.clone()).map_err(|error| OpenError { file: file.into(), reason: error.into() })?;
+        let writer = Writer::new(guard, clock.clone(), db, growth.clone());
         let (queue, jobs) = mpsc::channel(QUEUE);
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let thread = Builder::new().name(format!("writer of {name}")).spawn(move || writer.run(jobs));
         let thread = thread.map_err(|error| OpenError { file: file.into(), reason: error.into() })?;
         let (idle, free, leases) = (Mutex::default(), Semaphore::new(READERS), Leases::default());
-        Ok(Sqlite { file: file.into(), clock, queue: Some(queue), writer: Some(thread), idle, free, leases, growth })
+        let (queue, writer) = (Some(queue), Some(thread));
+        Ok(Sqlite { file: file.into(), watch, clock, queue, writer, idle, free, leases, growth })
     }
 
     /// Takes a place in the queue before it returns.
@@ -123,7 +145,7 @@ impl Sqlite {
         let _free = self.free.acquire().await.map_err(|error| ReadError::Unavailable(error.to_string()))?;
         let attempt = || {
             let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let db = idle.map_or_else(|| sqlite_file::reader(&self.file), Ok)?;
+            let db = idle.map_or_else(|| sqlite_file::reader(&self.file, &self.watch), Ok)?;
             let answer = query(&db);
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(db);
             answer

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::file_watch::FileWatch;
 use crate::fsync;
 use crate::sqlite_checks::{self, Refusal};
 
@@ -124,8 +125,9 @@ pub fn open(file: &Path, form: &Form) -> Result<Connection, OpenError> {
 /// A further connection to a file that is open, for reading.
 ///
 /// # Errors
-/// SQLite's.
-pub fn reader(file: &Path) -> rusqlite::Result<Connection> {
+/// SQLite's, or that the file is another one by now.
+pub fn reader(file: &Path, watch: &FileWatch) -> rusqlite::Result<Connection> {
+    watch.check(file).map_err(failure)?;
     connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY, READER_CACHE_KIB)
 }
 

@@ -18,7 +18,6 @@
 //! is in the log.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
-use crate::sqlite_file::sentence;
+use crate::sqlite_guard::Guard;
 use crate::{Append, Commit, CommitError, Meta, Snapshot, StreamId, TimerChange, Version, Versions, comes_after};
 
 /// Most jobs in one transaction.
@@ -60,7 +59,7 @@ pub(crate) struct Job {
 }
 
 pub(crate) struct Writer {
-    file: PathBuf,
+    guard: Guard,
     clock: Arc<dyn Clock>,
     db: Connection,
     growth: watch::Sender<()>,
@@ -111,8 +110,8 @@ const KEEP: &str = "INSERT INTO snapshots VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO
     WHERE excluded.version >= snapshots.version";
 
 impl Writer {
-    pub(crate) fn new(file: PathBuf, clock: Arc<dyn Clock>, db: Connection, growth: watch::Sender<()>) -> Writer {
-        Writer { file, clock, db, growth, tail: None, heads: BTreeMap::new() }
+    pub(crate) fn new(guard: Guard, clock: Arc<dyn Clock>, db: Connection, growth: watch::Sender<()>) -> Writer {
+        Writer { guard, clock, db, growth, tail: None, heads: BTreeMap::new() }
     }
 
     /// Works until the queue is closed and empty.
@@ -122,19 +121,17 @@ impl Writer {
             self.carry_out(&mut jobs);
         }
         if let Err(error) = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
-            tracing::warn!(file = %self.file.display(), %error, "the log stays beside the file");
+            tracing::warn!(file = %self.guard.file().display(), %error, "the log stays beside the file");
         }
     }
 
     /// Carries out the jobs in their order and answers each after its transaction.
     fn carry_out(&mut self, jobs: &mut Vec<Job>) {
-        let answers = self.attempt(jobs).unwrap_or_else(|broken| match &**jobs {
-            [_] => vec![Err(self.refusal(&broken))],
-            jobs => {
-                tracing::warn!(file = %self.file.display(), ?broken, jobs = jobs.len(), "a batch failed: one by one now");
-                jobs.iter().flat_map(|job| self.alone(job)).collect()
-            }
-        });
+        let kept = self.guard.before().map(|()| self.together_or_alone(jobs));
+        // Danger: what was committed to a file that is gone is not to be answered as if it were kept.
+        let kept = kept.and_then(|answers| self.guard.after().map(|()| answers));
+        let lost = |why| jobs.iter().map(|_| Err(CommitError::Unavailable(String::clone(&why)))).collect();
+        let answers: Vec<Answer> = kept.unwrap_or_else(lost);
         let mut appended = false;
         for (job, answer) in jobs.drain(..).zip(answers) {
             appended |= matches!((&job.work, &answer), (Work::Commit(commit), Ok(_)) if !commit.appends.is_empty());
@@ -146,29 +143,37 @@ impl Writer {
         }
     }
 
+    fn together_or_alone(&mut self, jobs: &[Job]) -> Vec<Answer> {
+        self.attempt(jobs).unwrap_or_else(|broken| match jobs {
+            [_] => vec![Err(self.refusal(&broken))],
+            jobs => jobs.iter().flat_map(|job| self.alone(job)).collect(),
+        })
+    }
+
     fn alone(&mut self, job: &Job) -> Vec<Answer> {
         self.attempt(slice::from_ref(job)).unwrap_or_else(|broken| vec![Err(self.refusal(&broken))])
     }
 
-    fn refusal(&self, broken: &Broken) -> CommitError {
+    fn refusal(&mut self, broken: &Broken) -> CommitError {
         let error = match broken {
             Broken::EventExists(id) => return CommitError::Malformed(format!("event {id} exists already")),
             Broken::Sql(error) => error,
         };
-        tracing::error!(file = %self.file.display(), %error, "a transaction failed");
-        CommitError::Unavailable(sentence(&self.file, error))
+        CommitError::Unavailable(self.guard.failed(error))
     }
 
     /// One transaction over the jobs. If it fails, none of them has happened.
     fn attempt(&mut self, jobs: &[Job]) -> Result<Vec<Answer>, Broken> {
         let answers = self.transaction(jobs);
-        if answers.is_err() {
+        if answers.is_ok() {
+            self.guard.succeeded();
+        } else {
             self.tail = None;
             self.heads.clear();
             if !self.db.is_autocommit()
                 && let Err(error) = self.db.execute_batch("ROLLBACK")
             {
-                tracing::error!(file = %self.file.display(), %error, "a transaction cannot be rolled back");
+                self.guard.failed(&error);
             }
         }
         answers
@@ -339,6 +344,7 @@ mod tests {
     use super::*;
     use crate::Expected::{self, Any, Exact, NoStream};
     use crate::contract::{HandClock, Subject, conflict, handled};
+    use crate::file_watch::FileWatch;
     use crate::memory::Memory;
     use crate::sqlite_file;
 
@@ -348,7 +354,8 @@ mod tests {
         let file = folder.path().join("store.db");
         sqlite_file::create(&file, &sqlite_file::STORE).unwrap();
         let db = sqlite_file::open(&file, &sqlite_file::STORE).unwrap();
-        let writer = Writer::new(file, clock.clone(), db, watch::Sender::new(()));
+        let guard = Guard::new(&file, FileWatch::default()).unwrap();
+        let writer = Writer::new(guard, clock.clone(), db, watch::Sender::new(()));
         (writer, Subject::new(Arc::new(Memory::new(clock.clone())), clock, folder))
     }
 
@@ -420,12 +427,61 @@ mod tests {
         let mut large = subject.step("large", "s", Exact(1), 1);
         large.appends[0].events[0].data = format!("\"{}\"", "x".repeat(100_000));
         let batch = [subject.step("b", "t", NoStream, 1), large.clone(), subject.step("c", "t", Exact(1), 1)];
-        let full = format!("{} cannot grow: the disk is full", writer.file.display());
+        let full = format!("{} cannot grow: the disk is full", writer.guard.file().display());
         let expected = [Ok(vec![1]), Err(CommitError::Unavailable(full)), Ok(vec![2])];
         assert_eq!(answers(&mut writer, batch), expected);
         writer.db.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap();
         assert_eq!(answers(&mut writer, [large]), [Ok(vec![2])]);
         assert_eq!(count(&writer, "events"), 4);
+    }
+
+    /// Counts log lines by their level.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<std::sync::Mutex<Vec<tracing::Level>>>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_disk_is_one_line_however_much_is_refused_and_another_when_it_is_over() {
+        let (mut writer, subject) = writer();
+        let lines = Lines::default();
+        let _logged = tracing::subscriber::set_default(lines.clone());
+        let mut large = subject.step("large", "s", Any, 1);
+        large.appends[0].events[0].data = format!("\"{}\"", "x".repeat(1_000_000));
+        let small = |n: u32| subject.step(&format!("small-{n}"), "t", Any, 1);
+        let limit = |writer: &Writer, pages: i64| {
+            writer.db.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+        };
+        answers(&mut writer, [small(0)]);
+        let pages: i64 = writer.db.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        limit(&writer, pages + 100);
+        for n in 1..=100 {
+            // Small ones still fit: the trouble neither ends nor begins anew with each.
+            let batch = [large.clone(), small(n)];
+            assert!(matches!(answers(&mut writer, batch)[..], [Err(CommitError::Unavailable(_)), Ok(_)]));
+            tokio::time::advance(Duration::from_millis(10)).await;
+        }
+        assert_eq!(*lines.0.lock().unwrap(), [tracing::Level::ERROR]);
+        limit(&writer, 1_000_000);
+        for n in 101..200 {
+            tokio::time::advance(Duration::from_millis(20)).await;
+            answers(&mut writer, [small(n)]);
+        }
+        assert_eq!(*lines.0.lock().unwrap(), [tracing::Level::ERROR, tracing::Level::INFO]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, anyhow, bail};
 use clock::Clock;
@@ -25,8 +26,10 @@ use messaging::Bus;
 use search::fts::Fts;
 use serde::{Deserialize, Serialize};
 use store::Store;
+use store::file_watch::FileWatch;
 use store::sqlite::Sqlite;
 
+use crate::open_marker;
 use crate::shop::Stores;
 
 const MANIFEST: &str = "jangteo.json";
@@ -49,7 +52,10 @@ struct Manifest {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    watch: FileWatch,
+    lock: File,
+    /// Whether the lock file says what is open.
+    marked: AtomicBool,
 }
 
 impl Folder {
@@ -59,15 +65,29 @@ impl Folder {
     /// A sentence naming the folder, if it cannot be written, is somebody else's, or is in use.
     pub fn take(path: &Path) -> anyhow::Result<Folder> {
         let shown = path.display();
+        Folder::take_if_free(path)?.ok_or_else(|| {
+            anyhow!("the data folder {shown} is in use by another process; stop it, or choose another with --data")
+        })
+    }
+
+    /// The same; `None` if another process uses it.
+    ///
+    /// # Errors
+    /// A sentence naming the folder, if it cannot be written, or is somebody else's.
+    pub fn take_if_free(path: &Path) -> anyhow::Result<Option<Folder>> {
+        let shown = path.display();
         fs::create_dir_all(path).with_context(|| format!("the data folder {shown} cannot be made"))?;
         refuse_foreign(path)?;
-        let open = File::options().create(true).truncate(false).write(true).open(path.join(LOCK));
+        let open = File::options().create(true).truncate(false).read(true).write(true).open(path.join(LOCK));
         let lock = open.with_context(|| format!("the data folder {shown} cannot be written"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                bail!("the data folder {shown} is in use by another process; stop it, or choose another with --data")
+            Ok(()) => {
+                let watch = FileWatch::default();
+                let watched = watch.add(path).and_then(|()| watch.add(&path.join(LOCK)));
+                watched.with_context(|| format!("the data folder {shown} cannot be looked at"))?;
+                Ok(Some(Folder { path: path.to_owned(), watch, lock, marked: AtomicBool::new(false) }))
             }
+            Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(why)) => {
                 Err(why).with_context(|| format!("the data folder {shown} cannot be locked"))
             }
@@ -79,7 +99,8 @@ impl Folder {
     /// # Errors
     /// A sentence naming the file that cannot be opened, and why.
     pub fn stores(&self, clock: &Arc<dyn Clock>) -> anyhow::Result<Stores> {
-        let listed = self.manifest()?;
+        open_marker::check(&self.path, &self.lock)?;
+        let listed = listed(&self.path)?;
         let listed_or_not = |name: &str| listed.contains(&name.to_owned());
         // Side by side: opening is waiting for the disk.
         let (opened, bus) = std::thread::scope(|scope| {
@@ -94,8 +115,10 @@ impl Folder {
         });
         let (opened, bus) = (opened?, bus?);
         if FILES.iter().any(|name| !listed.contains(&(*name).to_owned())) {
-            self.write_manifest()?;
+            write_manifest(&self.path, &FILES.map(str::to_owned))?;
         }
+        let manifest = self.path.join(MANIFEST);
+        self.watch.add(&manifest).with_context(|| format!("{} cannot be looked at", manifest.display()))?;
         let mut opened = opened.into_iter();
         let mut next = || opened.next().expect("one store for each file");
         let stores = Stores {
@@ -110,25 +133,53 @@ impl Folder {
             order_search: Arc::new(Fts::open(&self.index("order"))?),
             product_search: Arc::new(Fts::open(&self.index("product"))?),
         };
+        self.mark(false)?;
         Ok(stores)
+    }
+
+    /// The stores are about to be closed.
+    ///
+    /// # Errors
+    /// If that cannot be written down.
+    pub fn closing(&self) -> anyhow::Result<()> {
+        self.mark(true)
+    }
+
+    fn mark(&self, closing: bool) -> anyhow::Result<()> {
+        self.marked.store(true, Ordering::Relaxed);
+        let written = open_marker::write(&self.path, &self.lock, &self.watch, closing);
+        written.with_context(|| format!("{} cannot be written", self.path.join(LOCK).display()))
     }
 
     fn bus(&self, listed: bool) -> anyhow::Result<Arc<dyn Bus>> {
         let file = self.path.join(format!("{BUS}.db"));
         let made = listed || file.exists();
-        let bus = if made { messaging::sqlite::Sqlite::open(&file) } else { messaging::sqlite::Sqlite::create(&file) };
+        let watch = self.watch.clone();
+        let bus = if made {
+            messaging::sqlite::Sqlite::open_watched(&file, watch)
+        } else {
+            messaging::sqlite::Sqlite::create_watched(&file, watch)
+        };
         Ok(Arc::new(bus?))
     }
 
     fn store(&self, name: &str, listed: bool, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<dyn Store>> {
         let file = self.path.join(format!("{name}.db"));
         // A file that is there and not listed was made by a process that was killed before it served anybody.
+        let (clock, watch) = (clock.clone(), self.watch.clone());
         let store = if listed || file.exists() {
-            Sqlite::open(&file, clock.clone())
+            Sqlite::open_watched(&file, clock, watch)
         } else {
-            Sqlite::create(&file, clock.clone())
+            Sqlite::create_watched(&file, clock, watch)
         };
         Ok(Arc::new(store?))
+    }
+
+    /// What has to stay where it is while the shop is open: the folder, its lock, its manifest, and the stores' files. The
+    /// indices are not in it: one that is lost is made again.
+    #[must_use]
+    pub fn watch(&self) -> &FileWatch {
+        &self.watch
     }
 
     /// Where an index is. The manifest does not list it: it can be made again.
@@ -140,7 +191,7 @@ impl Folder {
     /// Where the seals of a service's log are.
     #[must_use]
     pub fn seals(&self, service: &str) -> PathBuf {
-        self.path.join(format!("{service}.seals"))
+        seals(&self.path, service)
     }
 
     /// Whether a shop was ever opened on it.
@@ -148,40 +199,57 @@ impl Folder {
     pub fn is_new(&self) -> bool {
         !self.path.join(MANIFEST).exists()
     }
+}
 
-    fn manifest(&self) -> anyhow::Result<Vec<String>> {
-        let file = self.path.join(MANIFEST);
-        let text = match fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(why) if why.kind() == ErrorKind::NotFound => return Ok(vec![]),
-            Err(why) => return Err(why).with_context(|| format!("{} cannot be read", file.display())),
-        };
-        let manifest: Manifest =
-            serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
-        if manifest.application != APPLICATION || manifest.version != VERSION {
-            let Manifest { application, version, .. } = manifest;
-            bail!(
-                "{} is of {application} version {version}; this program reads {APPLICATION} version {VERSION}",
-                file.display()
-            );
+impl Drop for Folder {
+    /// Danger: after the stores. What is open when the lock file is emptied can be copied unnoticed.
+    fn drop(&mut self) {
+        if self.marked.load(Ordering::Relaxed)
+            && let Err(why) = open_marker::clear(&self.lock)
+        {
+            tracing::warn!(%why, "the lock file still says that the shop is open; it can be opened on this folder, not on a copy");
         }
-        Ok(manifest.files)
     }
+}
 
-    fn write_manifest(&self) -> anyhow::Result<()> {
-        let files = FILES.map(str::to_owned).to_vec();
-        let text =
-            serde_json::to_string_pretty(&Manifest { application: APPLICATION.to_owned(), version: VERSION, files })?;
-        let (file, new) = (self.path.join(MANIFEST), self.path.join(format!("{MANIFEST}.new")));
-        let written = || -> std::io::Result<()> {
-            let mut handle = File::create(&new)?;
-            handle.write_all(text.as_bytes())?;
-            handle.sync_all()?;
-            fs::rename(&new, &file)?;
-            File::open(&self.path)?.sync_all()
-        };
-        written().with_context(|| format!("{} cannot be written", file.display()))
+/// Where the seals of a service's log are in a data folder.
+pub(crate) fn seals(folder: &Path, service: &str) -> PathBuf {
+    folder.join(format!("{service}.seals"))
+}
+
+/// The files that the manifest of a data folder lists; none, if there is none.
+pub(crate) fn listed(folder: &Path) -> anyhow::Result<Vec<String>> {
+    let file = folder.join(MANIFEST);
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(vec![]),
+        Err(why) => return Err(why).with_context(|| format!("{} cannot be read", file.display())),
+    };
+    let manifest: Manifest = serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))?;
+    if manifest.application != APPLICATION || manifest.version != VERSION {
+        let Manifest { application, version, .. } = manifest;
+        bail!(
+            "{} is of {application} version {version}; this program reads {APPLICATION} version {VERSION}",
+            file.display()
+        );
     }
+    Ok(manifest.files)
+}
+
+/// Says which files a data folder has to have, once they are there.
+pub(crate) fn write_manifest(folder: &Path, files: &[String]) -> anyhow::Result<()> {
+    let files = files.to_vec();
+    let text =
+        serde_json::to_string_pretty(&Manifest { application: APPLICATION.to_owned(), version: VERSION, files })?;
+    let (file, new) = (folder.join(MANIFEST), folder.join(format!("{MANIFEST}.new")));
+    let written = || -> std::io::Result<()> {
+        let mut handle = File::create(&new)?;
+        handle.write_all(text.as_bytes())?;
+        handle.sync_all()?;
+        fs::rename(&new, &file)?;
+        File::open(folder)?.sync_all()
+    };
+    written().with_context(|| format!("{} cannot be written", file.display()))
 }
 
 /// A folder with a manifest is ours; without one it may hold what a first start that was killed left, and nothing else.

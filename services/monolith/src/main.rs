@@ -2,7 +2,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -12,10 +12,11 @@ use gateway::host_names::HostNames;
 use host::Process;
 use host::health::Health;
 use inventory::catalogue;
-use monolith::commands;
 use monolith::folder::Folder;
 use monolith::shop::{self, Pace, Stores, Surroundings};
+use monolith::{backup, commands};
 use program::process::{self, Opened, Settings};
+use store::file_watch::FileWatch;
 use store::seal;
 
 /// How often it is looked whether the stores can be read.
@@ -54,13 +55,18 @@ struct Config {
     settings: Settings,
 }
 
-/// What to do with a data folder instead of opening the shop on it. The shop must be closed.
+/// What to do with a data folder instead of opening the shop on it. But for a backup, the shop must be closed.
 #[derive(Subcommand)]
 enum Command {
     /// Check every event against its seal; ends with 1 if one does not fit, and names the first
     Verify,
     /// Make the search indices anew from the logs, and say how the old ones differed
     Rebuild,
+    /// Copy the data folder, also while the shop is open: the copy is of one moment, and is opened with --data
+    Backup {
+        /// Where to; it must not exist
+        to: PathBuf,
+    },
     /// Print each event of a stream, and the state after it
     Replay {
         /// Such as order-ID, checkout-ID, payment-ID, shipment-ID, reservation-ID, product-SKU or stock-SKU
@@ -87,6 +93,9 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     if !config.data.is_dir() {
         bail!("there is no data folder {}", config.data.display());
     }
+    if let Command::Backup { to } = command {
+        return backup::backup(&config.data, to).map(|()| true);
+    }
     let folder = Folder::take(&config.data)?;
     if folder.is_new() {
         bail!("no shop was opened on the data folder {} yet", config.data.display());
@@ -94,25 +103,34 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = folder.stores(&clock)?;
     let mut out = std::io::stdout().lock();
-    match command {
+    let good = match command {
+        Command::Backup { .. } => Ok(true),
         Command::Verify => commands::verify(&folder, &stores, &mut out).await,
         Command::Rebuild => commands::rebuild(&folder, stores, &mut out).await.map(|()| true),
         Command::Replay { stream, to } => commands::replay(&stores, stream, *to, &mut out).await.map(|()| true),
-    }
+    };
+    folder.closing()?;
+    good
 }
 
 fn run(config: &Config) -> ExitCode {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, config.port));
+    // Danger: the folder is given back after the stores are closed, which the end of the runtime does.
+    let held = OnceLock::<Arc<Folder>>::new();
     process::run(&config.settings, address, async |process, address| {
         let folder = Folder::take(&config.data)?;
+        let folder = held.get_or_init(|| Arc::new(folder)).clone();
         let stores = folder.stores(&process.clock)?;
+        sealed_as_far_as_logged(&folder, &stores).await?;
         let [pick_up, transit] = [config.pick_up_ms, config.transit_ms].map(Duration::from_millis);
         let surroundings = Surroundings::simulated(&process, &stores, Pace { pick_up, transit });
         let shop = shop::open(&process, &stores, surroundings).map_err(|why| anyhow!(why))?;
         let stocked = catalogue::stock(&process, &shop.inventory, &catalogue::PRODUCTS).await;
         stocked.map_err(|status| anyhow!("the shelves cannot be stocked: {}", status.message()))?;
         let greeting = greeting(&process, address, config);
-        seal(&process, folder, &stores);
+        process.tasks.spawn_until_stop(watch_over(process.health.clone(), folder.watch().clone()));
+        seal(&process, &folder, &stores);
+        close(&process, folder);
         process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
         let gateway = Arc::new(shop.gateway.on_port(HostNames::of(address.ip(), &config.host_names)));
         let handler = process::handler(move |request| {
@@ -123,17 +141,57 @@ fn run(config: &Config) -> ExitCode {
     })
 }
 
-/// Seals the logs as they grow. Holds the folder for as long.
-fn seal(process: &Process, folder: Folder, stores: &Stores) {
-    let folder = Arc::new(folder);
+/// Refuses a log that ends before its seals do: something of it was lost.
+async fn sealed_as_far_as_logged(folder: &Folder, stores: &Stores) -> anyhow::Result<()> {
+    for (name, store) in stores.sealed() {
+        seal::reaches_seals(store.as_ref(), &folder.seals(name)).await?;
+    }
+    Ok(())
+}
+
+/// Says in the folder that the stores are being closed, once the process is told to stop.
+fn close(process: &Process, folder: Arc<Folder>) {
+    let tasks = process.tasks.clone();
+    process.tasks.spawn(async move {
+        tasks.stopping().await;
+        if let Err(why) = folder.closing() {
+            tracing::warn!("{why:#}");
+        }
+    });
+}
+
+/// Seals the logs as they grow.
+fn seal(process: &Process, folder: &Arc<Folder>, stores: &Stores) {
     for (name, store) in stores.sealed() {
         let (store, folder, health) = (store.clone(), folder.clone(), process.health.clone());
         process.tasks.spawn_until_stop(async move {
-            if let Err(why) = seal::run(store.as_ref(), &folder.seals(name)).await {
-                tracing::error!(%why, "the log of {name} is not sealed any more");
-                health.missing(&format!("{name} seals"), why.to_string());
-            }
+            let part = format!("{name} seals");
+            seal::run(store.as_ref(), &folder.seals(name), folder.watch(), |why| health.tell(&part, why)).await;
         });
+    }
+}
+
+/// Looks whether the data folder is still the one that was opened. Whoever writes refuses while it is not.
+async fn watch_over(health: Health, watch: FileWatch) {
+    const PART: &str = "data folder";
+    let mut lost = false;
+    loop {
+        match watch.check_all() {
+            Ok(()) => {
+                if std::mem::take(&mut lost) {
+                    tracing::info!("the data folder is whole again");
+                }
+                health.ready(PART);
+            }
+            Err(why) => {
+                // Once: whoever removes a folder removes one file after another.
+                if !std::mem::replace(&mut lost, true) {
+                    tracing::error!("{why}: the shop accepts nothing until it is back; stop the shop if it is gone");
+                }
+                health.missing(PART, why);
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

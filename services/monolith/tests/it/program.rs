@@ -3,6 +3,8 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -11,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use crate::customers::{client, send};
+use crate::customers::{books_hold_within, client, ended_within, order, send, shop, stock_up, text};
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_monolith");
 
@@ -31,12 +33,21 @@ impl Program {
 
     /// The same with further arguments.
     pub async fn start_with(data: &Path, arguments: &[&str]) -> Program {
+        Program::start_to(data, arguments, Stdio::inherit()).await
+    }
+
+    /// The same, with its log lines in a file.
+    pub async fn start_logging(data: &Path, log: &Path) -> Program {
+        Program::start_to(data, &[], fs::File::create(log).unwrap().into()).await
+    }
+
+    async fn start_to(data: &Path, arguments: &[&str], log: Stdio) -> Program {
         let mut child = Command::new(PROGRAM)
             .args(["--port", "0", "--log", "warn", "--data"])
             .arg(data)
             .args(arguments)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -240,6 +251,92 @@ async fn a_data_folder_of_an_earlier_version_gets_the_files_that_it_did_not_have
     program.stop().await;
 }
 
+async fn ready(address: &str) -> bool {
+    let (status, _) = send(&client(), address, Method::GET, "/readyz", &[], String::new()).await.unwrap();
+    status == StatusCode::OK
+}
+
+async fn ready_within_seconds(address: &str, wanted: bool) {
+    let becomes = async {
+        while ready(address).await != wanted {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), becomes).await.expect("it shows in /readyz");
+}
+
+async fn place(address: &str, key: &str) -> (StatusCode, Value) {
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+    let body = order("pm_card_ok", "KR").to_string();
+    send(&client(), address, Method::POST, "/v1/orders", &headers, body).await.unwrap()
+}
+
+/// Whatever is lost of the folder of an open shop: nothing is accepted that would be gone with the process.
+#[tokio::test]
+async fn an_open_shop_whose_files_are_removed_or_replaced_accepts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, aside, log] = ["data", "aside", "log"].map(|name| folder.path().join(name));
+    let program = Program::start_logging(&data, &log).await;
+    let address = &program.address;
+    while !data.join("order.seals").exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(place(address, "before").await.0, StatusCode::CREATED);
+    let losses = [
+        ("data/order.db", true),
+        ("data/order.db-wal", false),
+        ("data/payment.db", false),
+        ("data/bus.db", true),
+        ("data/order.seals", false),
+        ("data/jangteo.lock", true),
+        ("data/jangteo.json", false),
+        ("data", false),
+    ];
+    let mut said = 0;
+    for (n, (name, replaced)) in losses.into_iter().enumerate() {
+        let lost = folder.path().join(name);
+        fs::rename(&lost, &aside).unwrap();
+        if replaced {
+            fs::copy(&aside, &lost).unwrap();
+        }
+        ready_within_seconds(address, false).await;
+        let errors = || {
+            let lines = fs::read_to_string(&log).unwrap();
+            lines.lines().skip(said).filter(|line| line.contains("ERROR")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let told = async {
+            while errors().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), told).await.expect("it is in the log");
+        for key in ["a", "b", "c"] {
+            let (status, problem) = place(address, &format!("{key}-{n}")).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "without {name}: {problem}");
+        }
+        let [line] = &errors()[..] else { panic!("{name}: {:#?}", errors()) };
+        assert!(line.contains(lost.to_str().unwrap()), "{name}: {line}");
+        fs::rename(&aside, &lost).unwrap();
+        ready_within_seconds(address, true).await;
+        said = fs::read_to_string(&log).unwrap().lines().count();
+        assert_eq!(place(address, &format!("back-{n}")).await.0, StatusCode::CREATED, "with {name} again");
+    }
+    assert_eq!(program.stop().await, Some(0));
+}
+
+/// Not even the first second is lost: a store looks for its own file before it answers.
+#[tokio::test]
+async fn an_order_right_after_the_folder_is_removed_is_not_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    // In one step: the shop is making files in it.
+    fs::rename(&data, folder.path().join("gone")).unwrap();
+    let (status, problem) = place(&program.address, "after").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("was removed while it was in use"), "{problem}");
+}
+
 async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(PROGRAM).args(arguments).arg("--data").arg(data).output().await.unwrap();
     let said = [output.stdout, output.stderr].concat();
@@ -339,4 +436,93 @@ async fn rebuild_makes_the_search_anew_without_a_difference() {
     };
     tokio::time::timeout(Duration::from_secs(20), found).await.expect("it is made anew at the start");
     program.stop().await;
+}
+
+fn copy_of(data: &Path, copy: &Path) {
+    fs::create_dir(copy).unwrap();
+    for entry in fs::read_dir(data).unwrap() {
+        let entry = entry.unwrap();
+        // What is gone by now was a file beside a database.
+        let _ = fs::copy(entry.path(), copy.join(entry.file_name()));
+    }
+}
+
+/// While customers press on: each backup opens, fits its seals, has every order that was answered before it began, and balances.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_an_open_shop_is_whole_and_a_copy_is_refused() {
+    const PACE: [&str; 4] = ["--pick-up-ms", "150", "--transit-ms", "100"];
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let data = path("data");
+    let program = Program::start_with(&data, &PACE).await;
+    stock_up("", &program.address).await;
+    let (_address, seen) = tokio::sync::watch::channel(program.address.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    #[expect(clippy::disallowed_methods, reason = "clients are no part of the shop")]
+    let clients: Vec<_> =
+        (0..8).map(|number| tokio::spawn(shop(String::new(), number, seen.clone(), stop.clone()))).collect();
+    let mut before = vec![];
+    for n in 0..3 {
+        let (status, order) = place(&program.address, &format!("before-{n}")).await;
+        assert_eq!(status, StatusCode::CREATED, "{order}");
+        before.push(text(&order, "order_id").to_owned());
+        let (good, said) = command(&data, &["backup", path(&format!("backup-{n}")).to_str().unwrap()]).await;
+        assert!(good && said.is_empty(), "{said}");
+        copy_of(&data, &path(&format!("copy-{n}")));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let (good, said) = command(&data, &["backup", path("backup-0").to_str().unwrap()]).await;
+    assert!(!good && said.contains("backup-0 exists already"), "{said}");
+    program.kill().await;
+    stop.store(true, Ordering::SeqCst);
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+
+    for n in 0..3 {
+        let backup = path(&format!("backup-{n}"));
+        let (good, said) = command(&backup, &["verify"]).await;
+        assert!(good && said.contains("order: "), "{said}");
+        let program = Program::start_with(&backup, &PACE).await;
+        ended_within(Duration::from_secs(30), &program.address, before[..=n].iter()).await;
+        books_hold_within(Duration::from_secs(30), &program.address).await;
+        assert_eq!(program.stop().await, Some(0));
+
+        let copy = path(&format!("copy-{n}"));
+        let said = refusal(&["--port", "0", "--data", copy.to_str().unwrap()]).await;
+        assert!(said.contains("was copied while the shop was open") && said.contains("`backup`"), "{said}");
+    }
+
+    // What was killed goes on where it is; without its write-ahead log it does not; and it can be copied too.
+    let (log, aside) = (data.join("order.db-wal"), path("aside"));
+    fs::rename(&log, &aside).unwrap();
+    let said = refusal(&["--port", "0", "--data", data.to_str().unwrap()]).await;
+    assert!(said.contains("order.db-wal is missing") && said.lines().count() == 1, "{said}");
+    fs::rename(&aside, &log).unwrap();
+    let by_hand = path("by-hand");
+    copy_of(&data, &by_hand);
+    fs::remove_file(by_hand.join("jangteo.lock")).unwrap();
+    let (good, said) = command(&data, &["backup", path("of-the-killed").to_str().unwrap()]).await;
+    assert!(good, "{said}");
+    for whole in [data, path("of-the-killed"), by_hand] {
+        let program = Program::start_with(&whole, &PACE).await;
+        ended_within(Duration::from_secs(30), &program.address, before.iter()).await;
+        books_hold_within(Duration::from_secs(30), &program.address).await;
+        assert_eq!(program.stop().await, Some(0));
+        assert_eq!(fs::read(whole.join("jangteo.lock")).unwrap(), b"", "closed, it may be copied");
+    }
+}
+
+/// A log that ends before its seals do was cut off: nothing is built on it.
+#[tokio::test]
+async fn a_log_that_lost_sealed_events_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let program = Program::start(&data).await;
+    while fs::metadata(data.join("inventory.seals")).map_or(0, |seals| seals.len()) < 129 * 32 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(program.stop().await, Some(0));
+    let cut = "DELETE FROM events WHERE position > 100";
+    rusqlite::Connection::open(data.join("inventory.db")).unwrap().execute_batch(cut).unwrap();
+    let said = refusal(&["--port", "0", "--data", data.to_str().unwrap()]).await;
+    assert!(said.contains("the log ends at position 100") && said.contains("inventory.seals"), "{said}");
 }
