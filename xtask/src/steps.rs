@@ -56,7 +56,8 @@ impl Cargo {
     /// A command that is to run at the root of the workspace.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.current_dir(&self.root).args(arguments);
+        // With a target of its own cargo would put the programs elsewhere than they are looked for.
+        command.current_dir(&self.root).args(arguments).env_remove("CARGO_BUILD_TARGET");
         command
     }
 
@@ -258,6 +259,13 @@ mod tests {
         assert!(endless.try_wait().unwrap().is_some(), "it is gone");
         let mut short = Command::new("true").spawn().unwrap();
         assert!(within(Duration::from_secs(60), &mut short).unwrap().success());
+    }
+
+    #[test]
+    fn programs_are_built_where_they_are_looked_for() {
+        let command = Cargo::of_this_run().command(&["build"]);
+        let removed = command.get_envs().find(|(name, _)| *name == "CARGO_BUILD_TARGET");
+        assert_eq!(removed.map(|(_, value)| value), Some(None));
     }
 
     #[test]

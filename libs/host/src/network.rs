@@ -30,11 +30,14 @@ use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use resilience::deadline::AtClient;
+use telemetry::trace::Trace;
 use tonic::Status;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
+use tracing::Instrument;
 
+use crate::call::TRACEPARENT;
 use crate::transport::{LONGEST_CALL, Transport};
 use crate::unavailable::NOTHING_DONE;
 
@@ -187,14 +190,19 @@ pub fn services<const N: usize>(
     move |request| {
         let asked = request.uri().path().split('/').nth(1).unwrap_or_default();
         let service = services.iter().find(|(name, _)| *name == asked).map(|(_, transport)| transport.clone());
+        let traceparent = request.headers().get(TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
+        let trace_id = traceparent.map(|trace| format!("{:032x}", trace.trace_id));
+        // What is logged on the way to the answer belongs to the caller's trace, as it does in one process.
+        let span = tracing::info_span!(parent: None, "grpc", trace_id);
         let request = request.map(Body::new);
-        Box::pin(async move {
+        let answer = async move {
             let answer = match service {
                 Some(service) => service.oneshot(request).await,
                 None => Err(Status::unimplemented("no such service is here")),
             };
             answer.unwrap_or_else(Status::into_http)
-        })
+        };
+        Box::pin(answer.instrument(span))
     }
 }
 

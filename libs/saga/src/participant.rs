@@ -246,15 +246,18 @@ where
             let (participant, settle) = (participant.clone(), settle.clone());
             participant.process.tasks.clone().spawn(async move {
                 let stream = StreamId::from(due.key.as_str());
+                let span = tracing::info_span!(parent: None, "timer", trace_id = tracing::field::Empty, %stream);
                 let settled = async {
                     let (state, origin) = (participant.load(&stream).await?, participant.origin(&stream).await?);
-                    let span = tracing::info_span!("timer", trace_id = origin.traceparent.get(3..35));
-                    settle(stream.clone(), state, origin).instrument(span).await
+                    tracing::Span::current().record("trace_id", origin.traceparent.get(3..35));
+                    settle(stream.clone(), state, origin).await
                 };
-                match settled.await {
-                    Ok(_) => {}
-                    Err(why) => tracing::info!(%stream, why = why.message, "not settled yet; the timer tries again"),
-                }
+                let settled = async {
+                    if let Err(why) = settled.await {
+                        tracing::info!(why = why.message, "not settled yet; the timer tries again");
+                    }
+                };
+                settled.instrument(span).await;
                 drop(due);
             });
         };

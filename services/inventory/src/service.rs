@@ -251,7 +251,9 @@ impl Inventory {
             }
             Ok((Change { stock: sold, reservation, products: vec![] }, message::ReserveInventoryResponse {}))
         };
-        self.shelves.change(caller, &about, decide).await
+        let reserved = self.shelves.change(caller, &about, decide).await?;
+        tracing::info!(order_id = request.order_id, "goods reserved");
+        Ok(reserved)
     }
 
     /// Gives the goods of an order back, and sees that none are reserved later.
@@ -270,7 +272,9 @@ impl Inventory {
                 let_go(seen, &reservation::Command::Release, |quantity| stock::Event::StockReleased { quantity })?;
             Ok((released, message::ReleaseInventoryResponse {}))
         };
-        self.shelves.change(caller, &about, decide).await
+        let released = self.shelves.change(caller, &about, decide).await?;
+        tracing::info!(order_id = request.order_id, "goods released");
+        Ok(released)
     }
 
     /// Takes the goods of an order off the books, for they have left with its parcel: in the commit that takes that in.
@@ -281,7 +285,9 @@ impl Inventory {
         let decide = |seen: &Seen<'_>| {
             let_go(seen, &reservation::Command::Ship, |quantity| stock::Event::StockShipped { quantity })
         };
-        self.shelves.take_in(blank, order_id, decide).await
+        self.shelves.take_in(blank, order_id, decide).await?;
+        tracing::info!(order_id, "goods left with their parcel");
+        Ok(())
     }
 }
 

@@ -50,7 +50,7 @@ async fn hear(payments: Payments, mut reports: mpsc::Receiver<Report>) {
     while let Some(report) = reports.recv().await {
         if let Err(why) = payments.reported(&report.reference, report.charged).await {
             tracing::warn!(
-                order = report.reference,
+                order_id = report.reference,
                 why = why.message,
                 "a report of the bank is not recorded; the timer finds out"
             );

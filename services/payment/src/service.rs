@@ -157,7 +157,8 @@ impl Payments {
             };
             // Danger: killed here, the bank has acted and nothing says so but the intent. Its timer asks by the same key.
             payment = self.payments.record(stream, payment, id, &outcome, origin).await?;
-            tracing::info!(stage = payment.state.stage.word(), "payment settled");
+            let order_id = self.payments.order_id(stream);
+            tracing::info!(order_id, stage = payment.state.stage.word(), "payment settled");
         }
     }
 

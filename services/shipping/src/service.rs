@@ -172,7 +172,8 @@ impl Shipments {
             };
             // Danger: killed here, the carrier has acted and nothing says so but the intent. Its timer asks by the same key.
             shipment = self.shipments.record(stream, shipment, &id, &outcome, origin).await?;
-            tracing::info!(stage = shipment.state.stage.word(), "shipment settled");
+            let order_id = self.shipments.order_id(stream);
+            tracing::info!(order_id, stage = shipment.state.stage.word(), "shipment settled");
         }
     }
 }

@@ -63,7 +63,12 @@ impl Drop for Service {
 impl Service {
     /// Starts it on a free port, with nothing in its environment but its settings.
     pub fn start(name: &str, settings: &[(&str, String)]) -> Service {
-        let (address, log) = (format!("127.0.0.1:{}", free_port()), NamedTempFile::new().unwrap());
+        Service::start_at(name, format!("127.0.0.1:{}", free_port()), settings)
+    }
+
+    /// The same on this address.
+    pub fn start_at(name: &str, address: String, settings: &[(&str, String)]) -> Service {
+        let log = NamedTempFile::new().unwrap();
         let mut command = Command::new(program(name));
         command.env_clear().env("JANGTEO_LISTEN", &address).envs(settings.iter().map(|(name, value)| (name, value)));
         let written = File::options().append(true).open(log.path()).unwrap();
