@@ -11,7 +11,7 @@ use crate::customers::{client, order, send};
 use crate::shop::{LINGER_MS, Shop};
 
 /// How often each customer asks.
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(20);
 
 /// Asks for a product and places an order by turns until told to stop; how often, and what was not as it should be.
 async fn customer(name: &str, gateway: &str, stop: &AtomicBool) -> (usize, Vec<String>) {
@@ -53,6 +53,7 @@ async fn nobody_is_refused_while_replicas_are_replaced_or_killed() {
             let mut new = shop.start(name, address);
             new.is_ready().await;
             shop.services.insert(n, (name, new));
+            sleep(Duration::from_millis(500)).await;
         }
         for name in ["order", "inventory"] {
             let n = shop.services.iter().position(|(it, _)| *it == name).unwrap();
