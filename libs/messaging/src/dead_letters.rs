@@ -22,7 +22,7 @@ use decider::Decider;
 use host::error::Refusal;
 use host::use_case::unavailable;
 use store::folded::{self, Change, Failed, Folded};
-use store::{Commit, CommitId, StreamId, Version};
+use store::{Commit, CommitId, ReadError, StreamId, Version};
 
 use crate::consumer::{Consumer, Interrupted, Key};
 use crate::envelope::Envelope;
@@ -134,6 +134,9 @@ impl Consumer {
                 Ok(()) => return self.letter_of(&key).await,
                 Err(Stopped::Interrupted(Interrupted::Moved)) => {}
                 Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::unavailable(why)),
+                Err(Stopped::Interrupted(Interrupted::Corrupt(why))) => {
+                    return Err(unavailable(ReadError::Corrupt(why)));
+                }
                 Err(Stopped::InTheWay(why)) => return Err(*why),
             }
         }
@@ -179,6 +182,7 @@ impl Consumer {
                 }
                 Err(Interrupted::Moved) => {}
                 Err(Interrupted::Unavailable(why)) => return Err(Refusal::unavailable(why)),
+                Err(Interrupted::Corrupt(why)) => return Err(unavailable(ReadError::Corrupt(why))),
             }
         }
         Err(Refusal::unavailable("new messages keep arriving for this key"))
@@ -317,6 +321,9 @@ impl From<Interrupted> for Stopped {
 }
 
 fn read(waiting: &Waiting) -> Result<Envelope, String> {
+    if waiting.left_out.is_some() {
+        return Err("it was too large to be kept".to_owned());
+    }
     Envelope::decode(&waiting.original())
 }
 
