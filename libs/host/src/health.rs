@@ -5,13 +5,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Where the parts of a process say whether they can work. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
-    missing: Arc<Mutex<BTreeMap<String, String>>>,
+    parts: Arc<Mutex<BTreeMap<String, State>>>,
+}
+
+/// What is the matter with a part.
+#[derive(Clone, Debug)]
+enum State {
+    Missing(String),
+    Degraded(String),
 }
 
 impl Health {
-    /// The part cannot work, and why.
+    /// The part cannot work, and why: without it the process should get no requests.
     pub fn missing(&self, part: &str, why: impl Into<String>) {
-        self.lock().insert(part.to_owned(), why.into());
+        self.lock().insert(part.to_owned(), State::Missing(why.into()));
+    }
+
+    /// The part cannot work, and why: without it the process still answers most requests, and stays ready.
+    pub fn degraded(&self, part: &str, why: impl Into<String>) {
+        self.lock().insert(part.to_owned(), State::Degraded(why.into()));
     }
 
     /// The part can work.
@@ -27,13 +39,27 @@ impl Health {
         }
     }
 
-    /// What cannot work, by part, with the reason; empty means ready.
+    /// What cannot work and makes the process unready, by part, with the reason; empty means ready.
     #[must_use]
     pub fn unready(&self) -> BTreeMap<String, String> {
-        self.lock().clone()
+        let of = |(part, state): (&String, &State)| match state {
+            State::Missing(why) => Some((part.clone(), why.clone())),
+            State::Degraded(_) => None,
+        };
+        self.lock().iter().filter_map(of).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What cannot work although the process is ready, by part, with the reason.
+    #[must_use]
+    pub fn impaired(&self) -> BTreeMap<String, String> {
+        let of = |(part, state): (&String, &State)| match state {
+            State::Degraded(why) => Some((part.clone(), why.clone())),
+            State::Missing(_) => None,
+        };
+        self.lock().iter().filter_map(of).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

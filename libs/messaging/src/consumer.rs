@@ -14,7 +14,8 @@
 //! mark ([`Receipt`]): killed anywhere, it is in effect once. What cannot be read, breaks a rule, or failed [`TRIES`] times
 //! is parked ([`crate::parked`]); the mark stays, so what follows in its stream is beyond the mark, and is parked behind it.
 //! Only what is in effect or parked is acknowledged. While the service's own store is unavailable nothing is parked and
-//! nothing skipped: it waits.
+//! nothing skipped: it waits. So it does where the store cannot be read for good, which the process's health tells apart: that
+//! is not over by waiting. A message that is too large to be kept is parked as where it stands.
 //!
 //! Facts that do not matter here only move the mark: with the next that does, or many streams' at once.
 //!
@@ -32,7 +33,6 @@ use host::Process;
 use host::error::{Again, Refusal};
 use lab::Point;
 use prost::Message;
-use sha2::{Digest, Sha256};
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, MarkMove, Meta, ReadError, Store, StreamId, Version};
 use telemetry::trouble::Trouble;
@@ -42,7 +42,7 @@ use tracing::Instrument;
 
 use crate::envelope::Envelope;
 use crate::meters::Meters;
-use crate::parked::{Command, Parked, Reason, Waiting};
+use crate::parked::{Command, Parked, Reason, Waiting, short, shortened};
 use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription, Without};
 
 /// How often a handler that fails is tried before the message is parked.
@@ -57,14 +57,16 @@ const AT_ONCE: usize = 64;
 /// How long is waited after the first failure; doubled up to [`SLOWEST`].
 const PAUSE: Duration = Duration::from_millis(50);
 const SLOWEST: Duration = Duration::from_secs(2);
+/// How long is waited where a person has to do something.
+const AFTER_CORRUPT: Duration = Duration::from_secs(5);
+/// So many characters of a key are said in a log line.
+const QUOTED: usize = 100;
 /// How often it is measured how far behind the consumer is.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// So many messages are parked in one commit, or fewer where they are large.
 const PARK: (usize, usize) = (500, 4 << 20);
 /// The parked messages of at most so many keys are held in memory.
 const BLOCKED: usize = 16;
-/// Longer keys are known by their hash in the names of marks and streams.
-const LONGEST_KEY: usize = 80;
 
 /// What a fact means to a consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,11 +166,16 @@ pub(crate) enum Interrupted {
     Moved,
     /// The store is away.
     Unavailable(String),
+    /// The store holds what this program cannot read: a person has to act.
+    Corrupt(String),
 }
 
 impl From<ReadError> for Interrupted {
     fn from(error: ReadError) -> Interrupted {
-        Interrupted::Unavailable(error.to_string())
+        match error {
+            ReadError::Unavailable(_) => Interrupted::Unavailable(error.to_string()),
+            ReadError::Corrupt(why) => Interrupted::Corrupt(why),
+        }
     }
 }
 
@@ -302,14 +309,25 @@ impl Consumer {
 
     /// Takes in messages of one key, however long the store is away.
     async fn insist(&self, key: &Key, messages: &[Delivered]) -> Option<MarkMove> {
-        let mut failures = 0;
+        let (mut failures, part) = (0, format!("{} consumer", self.0.group));
         loop {
             match self.take_in(key, messages).await {
                 Ok(passed) => {
                     if self.store_trouble().is_over() {
+                        self.0.process.health.ready(&part);
                         tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
                     }
                     return passed;
+                }
+                Err(Interrupted::Corrupt(why)) => {
+                    let Key { topic, key } = key;
+                    let why =
+                        format!("messages of {} in {topic} wait until this is repaired: {why}", shortened(key, QUOTED));
+                    if self.store_trouble().is_news(&why) {
+                        tracing::error!(consumer = self.0.group, "{why}");
+                    }
+                    self.0.process.health.degraded(&part, why);
+                    sleep(AFTER_CORRUPT).await;
                 }
                 Err(Interrupted::Moved) => {}
                 Err(Interrupted::Unavailable(why)) => {
@@ -529,7 +547,7 @@ impl Consumer {
     fn report(&self, key: &Key, event: &crate::parked::Event) {
         let crate::parked::Event::MessageParked { waiting } = event else { return };
         self.count(waiting.reason.word(), 1);
-        let Key { topic, key } = key;
+        let (topic, key) = (&key.topic, shortened(&key.key, QUOTED));
         let (consumer, why) = (self.0.group, &waiting.message);
         if waiting.reason == Reason::Behind {
             tracing::info!(
@@ -550,7 +568,7 @@ impl Consumer {
     }
 
     pub(crate) fn meta(&self, key: &Key) -> Meta {
-        Meta { correlation_id: key.key.clone(), actor: format!("service:{}", self.0.group), ..Meta::default() }
+        Meta { correlation_id: short(&key.key), actor: format!("service:{}", self.0.group), ..Meta::default() }
     }
 
     /// What is parked of a key, and the stream that holds it.
@@ -589,15 +607,6 @@ impl Parked {
 
 fn pause(failures: u32) -> Duration {
     PAUSE.saturating_mul(1 << failures.min(10)).min(SLOWEST)
-}
-
-/// A key as it stands in names: itself, or its hash if it is long or has what no name may have.
-fn short(key: &str) -> String {
-    if key.len() <= LONGEST_KEY && !key.contains('\0') {
-        return key.to_owned();
-    }
-    let digest = Sha256::digest(key);
-    digest.iter().fold("sha256-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 #[cfg(test)]

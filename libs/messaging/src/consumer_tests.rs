@@ -279,6 +279,69 @@ async fn every_version_is_in_effect_once_and_in_order() {
     }
 }
 
+/// A member that was handed one batch.
+struct Handed(Vec<Delivered>);
+
+#[async_trait]
+impl Subscription for Handed {
+    async fn next(&mut self, _: usize) -> Result<Vec<Delivered>, BusError> {
+        Ok(std::mem::take(&mut self.0))
+    }
+    async fn acknowledge(&mut self, _: &str, _: Partition, _: Offset) -> Result<(), BusError> {
+        Ok(())
+    }
+}
+
+/// Messages that somebody else may write to a topic, and no store can keep as they are, hold up nobody but their own key.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_kept_whole_is_parked_as_where_it_stands() {
+    let world = World::new().await;
+    let junk = |key: &str| Message { key: key.into(), headers: vec![], payload: vec![] };
+    let with = |key: &str, name: &str, value: String| {
+        let mut message = world.fact(key, 1, TOLD, b"");
+        message.headers.retain(|(other, _)| other != name);
+        message.headers.push((name.into(), value));
+        message
+    };
+    let many = (0..100_000).map(|_| (String::new(), String::new())).collect();
+    let huge = "x".repeat(3 << 20);
+    let messages = [
+        junk("nul\0"),
+        junk(&huge),
+        junk(&format!("{huge}\0")),
+        with("subject", "ce_subject", huge.clone()),
+        with("kind", "ce_type", "\u{1}".repeat(1 << 20)),
+        Message { headers: many, ..junk("headers") },
+        world.fact("payload", 1, TOLD, b""),
+        world.fact("good", 1, TOLD, b""),
+    ];
+    let mut messages = messages.to_vec();
+    // It fails for another reason, and is too large besides.
+    messages[6] = Message { payload: vec![7; 2 << 20], ..world.fact("payload", 1, "shop.events.v1.Unheard", b"") };
+    let place = |(offset, message)| Delivered { topic: "t".into(), partition: 0, offset, message };
+    let mut member = Handed((0..).zip(messages.clone()).map(place).collect());
+    let step = timeout(Duration::from_secs(600), world.consumer.step(&mut member)).await;
+    assert_eq!(step.expect("it goes on for ever"), Ok(8));
+    assert_eq!(world.effects("good").await, [1]);
+    let (letters, _) = world.consumer.dead_letters("", 100).await.unwrap();
+    assert_eq!(letters.len(), 7);
+    for letter in &letters {
+        assert!(letter.id.len() < 200 && letter.stream.len() <= 200, "{}", letter.id);
+        let waiting = &letter.waiting[0];
+        assert!(waiting.message.len() < 2_000, "{}", waiting.message.len());
+        let original = &messages[usize::try_from(waiting.place.offset).unwrap()];
+        match &waiting.left_out {
+            None => assert_eq!(&waiting.original(), original),
+            Some(left_out) => assert_eq!(left_out, &crate::parked::LeftOut::of(original)),
+        }
+        let offset = waiting.place.offset;
+        assert_eq!(waiting.left_out.is_some(), offset != 0, "{offset}");
+        // It cannot be taken in, and an operator can give it up.
+        assert!(world.consumer.redrive(&letter.id, &world.operator(), false).await.is_err());
+        assert_eq!(world.consumer.skip(&letter.id, &world.operator()).await, Ok(None), "{offset}");
+    }
+}
+
 /// What failed, and comes again in the same batch when it does no more, is in effect and not parked; nor is what followed it.
 #[tokio::test(start_paused = true)]
 async fn what_is_taken_in_when_it_comes_again_is_not_parked() {
@@ -531,6 +594,6 @@ async fn nothing_is_parked_by_a_mark_that_has_moved() {
 fn a_key_that_no_name_takes_is_known_by_its_hash() {
     let all: BTreeSet<_> = [short("order-1"), short(&"k".repeat(200)), short(&"k".repeat(199)), short("a\0")].into();
     assert_eq!(all.len(), 4);
-    assert!(all.iter().all(|name| name.len() <= LONGEST_KEY && !name.contains('\0')));
+    assert!(all.iter().all(|name| name.len() <= crate::parked::LONGEST_KEY && !name.contains('\0')));
     assert_eq!(short("order-1"), "order-1");
 }

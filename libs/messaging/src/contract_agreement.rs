@@ -142,7 +142,7 @@ impl Pair {
     /// How far everybody is, and what was published last.
     fn same_standing(&mut self) {
         for topic in TOPICS {
-            assert_eq!(self.memory.latest(topic).now_or_never(), self.sqlite().latest(topic).now_or_never());
+            assert_eq!(self.memory.latest(topic, 2).now_or_never(), self.sqlite().latest(topic, 2).now_or_never());
             for group in GROUPS {
                 let lag = self.memory.lag(group, topic).now_or_never();
                 assert_eq!(lag, self.sqlite().lag(group, topic).now_or_never(), "{group} in {topic}");

@@ -22,7 +22,7 @@ use decider::Decider;
 use host::error::Refusal;
 use host::use_case::unavailable;
 use store::folded::{self, Change, Failed, Folded};
-use store::{Commit, CommitId, StreamId, Version};
+use store::{Commit, CommitId, ReadError, StreamId, Version};
 
 use crate::consumer::{Consumer, Interrupted, Key};
 use crate::envelope::Envelope;
@@ -133,7 +133,14 @@ impl Consumer {
             match self.drive(&key, &mut over_gap).await {
                 Ok(()) => return self.letter_of(&key).await,
                 Err(Stopped::Interrupted(Interrupted::Moved)) => {}
+<<<<<<< HEAD
                 Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::outage(why)),
+=======
+                Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::unavailable(why)),
+                Err(Stopped::Interrupted(Interrupted::Corrupt(why))) => {
+                    return Err(unavailable(ReadError::Corrupt(why)));
+                }
+>>>>>>> 5dcb4dfefb1edbcf3f0115b4d5e2d8f3d1c3be16
                 Err(Stopped::InTheWay(why)) => return Err(*why),
             }
         }
@@ -178,7 +185,12 @@ impl Consumer {
                     return self.letter_of(&key).await;
                 }
                 Err(Interrupted::Moved) => {}
+<<<<<<< HEAD
                 Err(Interrupted::Unavailable(why)) => return Err(Refusal::outage(why)),
+=======
+                Err(Interrupted::Unavailable(why)) => return Err(Refusal::unavailable(why)),
+                Err(Interrupted::Corrupt(why)) => return Err(unavailable(ReadError::Corrupt(why))),
+>>>>>>> 5dcb4dfefb1edbcf3f0115b4d5e2d8f3d1c3be16
             }
         }
         Err(Refusal::unavailable("new messages keep arriving for this key"))
@@ -317,6 +329,9 @@ impl From<Interrupted> for Stopped {
 }
 
 fn read(waiting: &Waiting) -> Result<Envelope, String> {
+    if waiting.left_out.is_some() {
+        return Err("it was too large to be kept".to_owned());
+    }
     Envelope::decode(&waiting.original())
 }
 

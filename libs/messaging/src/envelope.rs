@@ -6,6 +6,7 @@ use clock::Timestamp;
 use uuid::Uuid;
 
 use crate::Message;
+use crate::parked::shortened;
 
 const SPECVERSION: (&str, &str) = ("ce_specversion", "1.0");
 const ID: &str = "ce_id";
@@ -18,6 +19,9 @@ const SCHEMA: &str = "ce_schemaversion";
 const CORRELATION: &str = "ce_correlationid";
 const CAUSATION: &str = "ce_causationid";
 const TRACEPARENT: &str = "traceparent";
+
+/// So many characters are quoted of what somebody else wrote.
+const QUOTED: usize = 100;
 
 /// The type of an envelope that only keeps versions dense.
 pub const PRIVATE: &str = "shop.events.v1.Private";
@@ -95,7 +99,8 @@ impl Envelope {
         }
         let stream = text(SUBJECT)?;
         if stream != message.key {
-            return Err(format!("the key is {}, and the stream is {stream}", message.key));
+            let quoted = |text: &str| shortened(text, QUOTED);
+            return Err(format!("the key is {}, and the stream is {}", quoted(&message.key), quoted(&stream)));
         }
         let version = text(VERSION)?.parse().map_err(malformed(VERSION))?;
         if version == 0 {

@@ -34,7 +34,7 @@ use crate::kafka_looks::Looks;
 use crate::kafka_poller::{self, Membership};
 use crate::kafka_producer::Publisher;
 use crate::kafka_topics::{self, Wanted};
-use crate::{Bus, BusError, Delivered, Message, Partition, Subscription};
+use crate::{Bus, BusError, Delivered, Message, Offset, Partition, Subscription};
 
 /// How long a bus that is dropped waits for its members to leave: those who stay wait for a silent one much longer.
 const LEAVE: Duration = Duration::from_secs(2);
@@ -127,8 +127,8 @@ impl Bus for Kafka {
         Ok(Box::new(member))
     }
 
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
-        self.looks.latest(topic).await
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
+        self.looks.latest(topic, most).await
     }
 
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {

@@ -87,17 +87,19 @@ impl Looks {
         lag.inspect_err(|_| self.doubt(topic))
     }
 
-    /// The last message of each partition of a topic that has one.
-    pub(crate) async fn latest(self: &Arc<Self>, topic: &str) -> Result<Vec<Delivered>, BusError> {
+    /// The last messages of each partition of a topic, at most `most` of each.
+    pub(crate) async fn latest(self: &Arc<Self>, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
         let partitions = self.partitions(topic).await?;
         let (looks, name) = (self.clone(), topic.to_owned());
-        let latest = blocking(move || looks.latest_now(&name, partitions)).await;
+        let latest = blocking(move || looks.latest_now(&name, partitions, most)).await;
         latest.inspect_err(|_| self.doubt(topic))
     }
 
     fn client(&self, group: &str) -> Result<Looker, BusError> {
         let mut settings = self.cluster.settings();
         settings.set("group.id", group).set("enable.auto.commit", "false");
+        // Where a topic was cut off at its beginning, what is left is read.
+        settings.set("auto.offset.reset", "earliest");
         let failed = |why| self.cluster.unavailable("no client can be made", &why, &Voice::default());
         Looker::from_config_and_context(&settings, Voice::default()).map_err(failed)
     }
@@ -208,25 +210,34 @@ impl Looks {
         offsets(&ends).map_err(failed)
     }
 
-    fn latest_now(&self, topic: &str, partitions: Partition) -> Result<Vec<Delivered>, BusError> {
+    fn latest_now(&self, topic: &str, partitions: Partition, most: Offset) -> Result<Vec<Delivered>, BusError> {
         // One of its own: it is assigned partitions, and two of these may look at once.
         let looker = self.client(&self.cluster.there(NOBODY))?;
         let failed = |why: &dyn Display| self.unavailable(&looker, &format!("the last of topic {topic}"), why);
         let mut last = TopicPartitionList::new();
         let (there, mut found) = (self.cluster.there(topic), BTreeMap::new());
-        for (partition, end) in self.ends(&looker, topic, partitions)?.into_iter().filter(|(_, end)| *end > 0) {
-            let at = At::Offset(end as i64 - 1);
+        let mut ends = self.ends(&looker, topic, partitions)?;
+        ends.retain(|_, end| *end > 0);
+        for (partition, end) in &ends {
+            let at = At::Offset(end.saturating_sub(most) as i64);
+            let partition = *partition;
             last.add_partition_offset(&there, partition as i32, at).map_err(|why| failed(&why))?;
         }
         looker.assign(&last).map_err(|why| failed(&why))?;
         let until = Instant::now() + PATIENCE;
-        while found.len() < last.count() {
+        while !ends.is_empty() {
             if Instant::now() > until {
                 return Err(failed(&"no answer in time"));
             }
             match looker.poll(Duration::from_millis(100)) {
-                // More may have been published meanwhile: then the last are later ones, and these are as good.
-                Some(Ok(message)) => _ = found.insert(message.partition(), delivered(&self.cluster, &message)),
+                Some(Ok(message)) => {
+                    let one = delivered(&self.cluster, &message);
+                    // More may have been published meanwhile: then the last are later ones, and these are as good.
+                    if ends.get(&one.partition).is_some_and(|end| one.offset + 1 >= *end) {
+                        ends.remove(&one.partition);
+                    }
+                    found.insert((one.partition, one.offset), one);
+                }
                 Some(Err(why)) => tracing::debug!(topic, %why, "the last messages are waited for"),
                 None => {}
             }

@@ -42,7 +42,7 @@ async fn an_address_where_nobody_listens_is_named_in_time() {
         bus.create("t", 1),
         bus.publish("t", vec![message("k", 1)]),
         bus.subscribe("g", &["t"]),
-        bus.latest("t"),
+        bus.latest("t", 1),
         bus.lag("g", "t"),
     );
     let answers = [made, published, subscribed.map(drop), latest.map(drop), lag.map(drop)];

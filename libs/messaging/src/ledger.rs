@@ -110,11 +110,11 @@ impl Ledger {
         self.topics.get(topic).map(Vec::as_slice).ok_or_else(unknown)
     }
 
-    /// The last offset of each partition of the topic that has one.
-    pub(crate) fn last(&self, topic: &str) -> Result<Vec<(Place, Offset)>, BusError> {
+    /// The last offsets of each partition of the topic, at most `most` of each: from where to where.
+    pub(crate) fn last(&self, topic: &str, most: Offset) -> Result<Vec<(Place, Offset, Offset)>, BusError> {
         let place = |partition| Place { topic: topic.into(), partition };
-        let last = (0..).zip(self.ends(topic)?).filter_map(|(n, end)| Some((place(n), end.checked_sub(1)?)));
-        Ok(last.collect())
+        let last = (0..).zip(self.ends(topic)?).map(|(n, end)| (place(n), end.saturating_sub(most), *end));
+        Ok(last.filter(|(_, from, end)| from < end).collect())
     }
 
     /// Why the messages cannot be published, before any of them is.

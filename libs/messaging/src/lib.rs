@@ -172,8 +172,8 @@ pub trait Bus: Send + Sync + 'static {
     /// group that is new to a topic begins at its first message.
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, BusError>;
 
-    /// The last message of each partition that has one, in the order of the partitions.
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError>;
+    /// The last messages of each partition, at most `most` of each, in the order of the partitions and then of the offsets.
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError>;
 
     /// How many messages of the topic the group has not acknowledged. What was acknowledged may show in it a moment later.
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError>;

@@ -82,10 +82,11 @@ impl Bus for Memory {
         Ok(Box::new(Listening { bus: self.0.clone(), member }))
     }
 
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
         let state = lock(&self.0);
-        let ends = state.ledger.last(topic)?;
-        Ok(ends.iter().map(|(place, offset)| delivered(&state.messages, place, *offset)).collect())
+        let last = state.ledger.last(topic, most)?;
+        let one = |place, offset| delivered(&state.messages, place, offset);
+        Ok(last.iter().flat_map(|(place, from, end)| (*from..*end).map(move |offset| one(place, offset))).collect())
     }
 
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {

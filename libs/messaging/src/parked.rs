@@ -9,9 +9,10 @@ use base64::prelude::BASE64_STANDARD;
 use clock::Timestamp;
 use decider::Decider;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use store::Version;
 
-use crate::{Delivered, Message, Offset, Partition};
+use crate::{Delivered, MAX_KEY_BYTES, Message, Offset, Partition};
 
 /// Why a message is parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +68,34 @@ impl Place {
     }
 }
 
+/// The longest payload that is kept with a parked message, and so much of headers: as JSON they fit into one event.
+const KEPT_PAYLOAD: usize = 1 << 19;
+const KEPT_HEADERS: (usize, usize) = (256, 1 << 15);
+/// So many characters are kept of a sentence.
+const KEPT_MESSAGE: usize = 1_000;
+
+/// What could not be kept of a message: it stands in its topic alone. By this it is known to be the one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// How many bytes its key, headers and payload have.
+    pub bytes: usize,
+    /// The hash (SHA-256) of its payload, in hexadecimal digits.
+    pub sha256: String,
+}
+
+impl LeftOut {
+    /// What there is to say of a message.
+    #[must_use]
+    pub fn of(Message { key, headers, payload }: &Message) -> LeftOut {
+        let sha256 = Sha256::digest(payload).iter().map(|byte| format!("{byte:02x}")).collect();
+        LeftOut { bytes: key.len() + headers_bytes(headers) + payload.len(), sha256 }
+    }
+}
+
+fn headers_bytes(headers: &[(String, String)]) -> usize {
+    headers.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
 /// A parked message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
@@ -84,6 +113,9 @@ pub struct Waiting {
     pub message: String,
     /// Since when.
     pub at: Timestamp,
+    /// There if the message is too large to be kept: then payload and headers are not, and of a long key there is the hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
 }
 
 impl Waiting {
@@ -95,13 +127,38 @@ impl Waiting {
         (reason, message): (Reason, String),
         at: Timestamp,
     ) -> Waiting {
-        let Delivered { partition, offset, message: Message { key, headers, payload }, .. } = delivered;
+        let Delivered { topic, partition, offset, message: whole } = delivered;
+        let Message { key, headers, payload } = whole;
         let place = Place { partition: *partition, offset: *offset, version };
-        let payload = BASE64_STANDARD.encode(payload);
-        Waiting { place, key: key.clone(), headers: headers.clone(), payload, reason, message, at }
+        let message = shortened(&message, KEPT_MESSAGE);
+        let fits = key.len() <= MAX_KEY_BYTES
+            && payload.len() <= KEPT_PAYLOAD
+            && headers.len() <= KEPT_HEADERS.0
+            && headers_bytes(headers) <= KEPT_HEADERS.1;
+        if fits {
+            let payload = BASE64_STANDARD.encode(payload);
+            return Waiting {
+                place,
+                key: key.clone(),
+                headers: headers.clone(),
+                payload,
+                reason,
+                message,
+                at,
+                left_out: None,
+            };
+        }
+        let left_out = LeftOut::of(whole);
+        let message = format!(
+            "{message}; with {} bytes it is too large to be kept here and stands in {topic} alone, in partition {partition} at \
+             offset {offset}",
+            left_out.bytes
+        );
+        let (key, headers, payload) = (short(key), vec![], String::new());
+        Waiting { place, key, headers, payload, reason, message, at, left_out: Some(left_out) }
     }
 
-    /// The message as it was published.
+    /// The message as it was published; empty if it is [left out](Waiting::left_out).
     #[must_use]
     pub fn original(&self) -> Message {
         // Made by `new`, or the store would be corrupt: then it stays unreadable.
@@ -112,8 +169,7 @@ impl Waiting {
     /// About how many bytes it takes in the store.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        self.payload.len() + self.key.len() + headers + self.message.len()
+        self.payload.len() + self.key.len() + headers_bytes(&self.headers) + self.message.len()
     }
 }
 
@@ -240,6 +296,27 @@ impl Decider for Parked {
     }
 }
 
+/// Longer keys are known by their hash in the names of marks and streams.
+pub(crate) const LONGEST_KEY: usize = 80;
+
+/// A key as it stands in names: itself, or its hash if it is long or has what no name may have. The short form of a short form is
+/// itself.
+pub(crate) fn short(key: &str) -> String {
+    if key.len() <= LONGEST_KEY && !key.contains('\0') {
+        return key.to_owned();
+    }
+    let digest = Sha256::digest(key);
+    digest.iter().fold("sha256-".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+/// A text that somebody else wrote, as it may be quoted: so many characters of it.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +356,15 @@ mod tests {
     fn a_message_that_comes_twice_at_once_is_parked_once() {
         let twice = vec![waiting(1, Some(4)), waiting(2, None), waiting(2, None), waiting(9, Some(4))];
         given::<Parked>([]).when(Command::Park(twice)).then([parked(1, Some(4)), parked(2, None)]);
+    }
+
+    /// As the program before this one wrote it.
+    #[test]
+    fn what_was_parked_before_is_still_read() {
+        let kept = r#"{"type":"MessageParked","waiting":{"place":{"partition":2,"offset":7,"version":4},"key":"order-1","headers":[["ce_id","x"]],"payload":"AP8H","reason":"failed","message":"it went wrong","at":1800000000000000}}"#;
+        let waiting = serde_json::from_str::<serde_json::Value>(kept).unwrap()["waiting"].take();
+        let waiting: Waiting = serde_json::from_value(waiting).unwrap();
+        assert_eq!((waiting.original().payload, waiting.left_out.is_none()), (vec![0, 255, 7], true));
     }
 
     #[test]

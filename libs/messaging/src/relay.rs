@@ -14,7 +14,7 @@
 //! every page: what was published since is published again after a kill, and whoever listens finds the versions familiar. A page that cannot be published is tried again from its first message, so that a partition only ever
 //! receives prefixes, and the order of a key is that of its stream. An event that is nobody else's business travels as an
 //! empty envelope, so that versions stay dense. Before its first page it reads back what was published last, and refuses a log
-//! that lacks it ([`Relay::check`]). It stops before an event that it cannot read. Both it says once and tries again, slowly: what a
+//! that lacks it ([`Relay::check`]); what somebody else wrote to the topic is passed over and reported. It stops before an event that it cannot read. Both it says once and tries again, slowly: what a
 //! person has repaired needs no restart.
 //!
 //! Of several replicas the one publishes that has the lease `relay-<topic>` ([`Turn`]); who loses it begins at the mark when it
@@ -26,6 +26,8 @@
 //! has published, and the mark moves for one of them only. That does no harm: each of them sends every partition a range of the
 //! log from a mark on, without holes, so that whoever drops the versions that he knows finds the rest in order, however the two
 //! are mixed.
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,7 +46,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::envelope::{Envelope, PRIVATE};
 use crate::meters::Meters;
 use crate::unsent::Unsent;
-use crate::{Bus, BusError, Message, Messages, Partition};
+use crate::{Bus, BusError, Delivered, Message, Messages, Offset, Partition};
 
 /// How often the log is looked at although nobody said that it grew. Danger: with [`RENEW`], for which the lease is believed, it is
 /// shorter than the lease. Otherwise an idle holder loses it.
@@ -63,6 +65,8 @@ pub const AFTER_FAILURE: Duration = Duration::from_millis(500);
 const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 /// Into how many partitions a topic is made: as many consumers of a group can share the work.
 const PARTITIONS: Partition = 6;
+/// So far back in each partition it is looked for what the service itself published last.
+const WALK: Offset = 1_000;
 /// At most so many events are published at once.
 const PAGE: usize = 500;
 
@@ -256,16 +260,42 @@ impl Relay {
     /// # Errors
     /// [`RelayError::Older`], naming what it lacks.
     pub async fn check(&self) -> Result<(), RelayError> {
-        for last in self.bus.latest(&self.topic).await? {
-            let lacks = |what: String| RelayError::Older(format!("the log of {} lacks {what}", self.source));
-            let published = Envelope::decode(&last.message).map_err(|why| lacks(format!("a message: {why}")))?;
-            let Envelope { id, stream, version, .. } = published;
+        for Envelope { id, stream, version, .. } in self.last_published().await? {
             let recorded = self.store.load(&stream.as_str().into(), version - 1, 1).await?;
             if recorded.first().is_none_or(|recorded| recorded.event.id != id) {
-                return Err(lacks(format!("version {version} of {stream}, which was published")));
+                let source = self.source;
+                let why = format!("the log of {source} lacks version {version} of {stream}, which was published");
+                return Err(RelayError::Older(why));
             }
         }
         Ok(())
+    }
+
+    /// What this service published last, of each partition where that is within the last [`WALK`] messages. What somebody else wrote
+    /// behind it is reported.
+    async fn last_published(&self) -> Result<Vec<Envelope>, BusError> {
+        let mut last = self.bus.latest(&self.topic, 1).await?;
+        if last.iter().any(|one| self.own(one).is_none()) {
+            last = self.bus.latest(&self.topic, WALK).await?;
+        }
+        let (mut published, mut foreign) = (BTreeMap::new(), BTreeMap::<Partition, (Offset, usize)>::new());
+        for one in last.iter().rev() {
+            let Entry::Vacant(place) = published.entry(one.partition) else { continue };
+            match self.own(one) {
+                Some(own) => _ = place.insert(own),
+                None => foreign.entry(one.partition).or_insert((one.offset, 0)).1 += 1,
+            }
+        }
+        for (partition, (offset, count)) in foreign {
+            let topic = &self.topic;
+            tracing::warn!(topic, partition, offset, count, "the last messages are none that this service published");
+        }
+        Ok(published.into_values().collect())
+    }
+
+    /// The envelope, if this service published it.
+    fn own(&self, delivered: &Delivered) -> Option<Envelope> {
+        Envelope::decode(&delivered.message).ok().filter(|envelope| envelope.source == self.source)
     }
 
     /// Publishes one page and moves the cursor; how many events it was.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::*;
-use crate::{Offset, Partition, Subscription};
+use crate::Subscription;
 
 /// A bus that keeps what it is given, and fails at a chosen publish, having kept a chosen prefix of it.
 #[derive(Default)]
@@ -23,6 +23,8 @@ struct Recorder {
     publishes: AtomicUsize,
     fails_at: Option<(usize, usize)>,
     away: AtomicBool,
+    /// What somebody else wrote behind all this.
+    foreign: Mutex<Vec<Message>>,
 }
 
 #[async_trait]
@@ -42,10 +44,13 @@ impl Bus for Recorder {
     async fn subscribe(&self, _: &str, _: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
         Err(BusError::Unavailable("nobody listens".into()))
     }
-    async fn latest(&self, _: &str) -> Result<Vec<crate::Delivered>, BusError> {
-        let last = self.kept.lock().unwrap().last().map(Envelope::encode);
-        let delivered = |message| crate::Delivered { topic: "order-events".into(), partition: 0, offset: 0, message };
-        Ok(last.map(delivered).into_iter().collect())
+    async fn latest(&self, _: &str, most: Offset) -> Result<Vec<crate::Delivered>, BusError> {
+        let mut last: Vec<_> = self.kept.lock().unwrap().iter().map(Envelope::encode).collect();
+        last.extend(self.foreign.lock().unwrap().iter().cloned());
+        let first = last.len().saturating_sub(usize::try_from(most).unwrap());
+        let delivered =
+            |(n, message)| crate::Delivered { topic: "order-events".into(), partition: 0, offset: n, message };
+        Ok((0..).zip(last).skip(first).map(delivered).collect())
     }
     async fn lag(&self, _: &str, _: &str) -> Result<Offset, BusError> {
         Ok(0)
@@ -303,6 +308,26 @@ async fn a_log_that_lacks_what_was_published_is_refused() {
     }
 }
 
+/// Whatever somebody else wrote to the topic says nothing of the log; what the service published before it does.
+#[tokio::test]
+async fn foreign_messages_at_the_end_of_a_partition_are_passed_over() {
+    let ids = Arc::new(Ids::random(Arc::new(SystemClock)));
+    let (store, bus) = (Arc::new(Memory::new(Arc::new(SystemClock))), Arc::new(Recorder::default()));
+    log(store.as_ref(), &ids).await;
+    drain(&mut relay(store.clone(), &bus, &ids)).await;
+    let last = bus.kept.lock().unwrap().last().unwrap().clone();
+    let junk = Message { key: "k".into(), headers: vec![], payload: b"hello".into() };
+    let other = Envelope { source: "billing".into(), stream: "bill-1".into(), version: 7, ..last };
+    bus.foreign.lock().unwrap().extend([junk.clone(), other.encode(), junk.clone()]);
+    assert_eq!(relay(store.clone(), &bus, &ids).check().await, Ok(()));
+    let older = Arc::new(Memory::new(Arc::new(SystemClock)));
+    let refused = relay(older, &bus, &ids).check().await;
+    assert!(matches!(refused, Err(RelayError::Older(_))), "{refused:?}");
+    // However many there are, the walk ends.
+    bus.foreign.lock().unwrap().extend(vec![junk; 2 * usize::try_from(WALK).unwrap()]);
+    assert_eq!(relay(store, &bus, &ids).check().await, Ok(()));
+}
+
 /// What cannot be read holds up what follows it, and nothing before it; once it can be read the same relay goes on.
 #[tokio::test(start_paused = true)]
 async fn an_event_that_cannot_be_read_is_waited_for() {
@@ -403,9 +428,9 @@ impl Bus for Freezing {
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
         self.inner.subscribe(group, topics).await
     }
-    async fn latest(&self, topic: &str) -> Result<Vec<crate::Delivered>, BusError> {
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<crate::Delivered>, BusError> {
         self.reaches_it()?;
-        self.inner.latest(topic).await
+        self.inner.latest(topic, most).await
     }
     async fn lag(&self, group: &str, topic: &str) -> Result<Offset, BusError> {
         self.inner.lag(group, topic).await

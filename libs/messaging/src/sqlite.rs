@@ -211,9 +211,9 @@ impl Bus for Sqlite {
         Ok(Box::new(Listening { bus: self.open.clone(), member }))
     }
 
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
-        let last = lock(&self.open.ledger).last(topic)?;
-        self.open.read_places(last.iter().map(|(place, offset)| (place, *offset, offset + 1)))
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
+        let last = lock(&self.open.ledger).last(topic, most)?;
+        self.open.read_places(last.iter().map(|(place, from, end)| (place, *from, *end)))
     }
 
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {

@@ -75,8 +75,8 @@ impl Bus for Access {
         Ok(Box::new(Listening { bus, faults, trace, place, group, topics, inner, given: BTreeMap::new() }))
     }
 
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
-        self.bus.latest(topic).await
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
+        self.bus.latest(topic, most).await
     }
 
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {

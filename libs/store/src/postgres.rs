@@ -129,9 +129,12 @@ const LOAD: &str =
 const READ_ALL: &str =
     "SELECT position, events.version, events.timestamp, id, type, schema, data::text, correlation_id, causation_id, actor,
     traceparent, name FROM events JOIN streams ON key = stream WHERE position > $1 ORDER BY position LIMIT $2";
-// Heads of version 0 were only ever asked for.
+// Heads of version 0 were only ever asked for. Danger: with "$3 IS NULL OR" the end would be a filter to a plan that is made once, and
+// all that stands behind it be read.
 const NAMES: &str = "SELECT name FROM streams
-    WHERE version > 0 AND name >= $1 AND name > $2 AND ($3::text IS NULL OR name < $3) ORDER BY name LIMIT $4";
+    WHERE version > 0 AND name >= $1 AND name > $2 AND name < $3 ORDER BY name LIMIT $4";
+const ALL_NAMES: &str =
+    "SELECT name FROM streams WHERE version > 0 AND name >= $1 AND name > $2 ORDER BY name LIMIT $3";
 // The time does not change within a statement: otherwise the index on it would be read to its end.
 const CLAIM: &str = concat!(
     "WITH
@@ -228,7 +231,11 @@ impl Store for Postgres {
     }
 
     async fn streams(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<StreamId>, ReadError> {
-        let names = sqlx::query_scalar::<_, String>(NAMES).bind(prefix).bind(after).bind(behind(prefix));
+        let names = match behind(prefix) {
+            Some(end) => sqlx::query_scalar::<_, String>(NAMES).bind(prefix).bind(after).bind(end),
+            // Nothing can stand behind all that start with it.
+            None => sqlx::query_scalar(ALL_NAMES).bind(prefix).bind(after),
+        };
         let names = names.bind(integer(limit as u64));
         let names = self.read(async |db| names.fetch_all(db).await).await?;
         Ok(names.into_iter().map(StreamId::from).collect())

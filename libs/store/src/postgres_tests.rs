@@ -146,6 +146,42 @@ async fn no_processes_are_started_for_a_page_of_the_log() {
     assert!(!plan.iter().any(|line| line.contains("Gather")), "{plan:?}");
 }
 
+/// Statements that list read what they give and nothing else, however much there is beside it. The plan must not know the parameters:
+/// it is the one that is made once.
+#[tokio::test]
+async fn a_list_reads_nothing_but_what_it_gives() {
+    let Some(subject) = make().await else { return };
+    subject.store.commit(subject.step("a", "product-1", NoStream, 3)).await.unwrap();
+    let foreign = "
+        INSERT INTO streams (name, version, timestamp)
+            SELECT format('%s-%s', kind, n), 1, 1 FROM generate_series(1, 100000) n, unnest('{a,reservation}'::text[]) kind;
+        INSERT INTO events (position, id, stream, version, type, schema, data, timestamp, correlation_id, causation_id, actor, traceparent)
+            SELECT 1000 + n, gen_random_uuid(), n + 100, 1, 'Foreign', 1, '{}', 1, '', '', '', '' FROM generate_series(1, 20000) n;
+        INSERT INTO timers SELECT format('timer-%s', n), 1000000000000000000 + n FROM generate_series(1, 20000) n";
+    subject.database().run(foreign).await;
+    subject.database().run("ANALYZE").await;
+    let mut db = Address::parse(&subject.database().url).unwrap().connect().await.unwrap();
+    for (statement, types, parameters) in [
+        (NAMES, "text, text, text, bigint", "'product-', '', 'product.', 1000"),
+        (NAMES, "text, text, text, bigint", "'product-', 'product-0', 'product.', 1000"),
+        (ALL_NAMES, "text, text, bigint", "'', 'reservation-99', 1000"),
+        (LOAD, "text, bigint, bigint", "'product-1', 1, 1000"),
+        (READ_ALL, "bigint, bigint", "2000, 500"),
+        (TIMERS, "text, bigint", "'timer-5', 100"),
+        (CLAIM, "bigint, bigint, bigint", "NULL, 1000, 100"),
+    ] {
+        let prepare = sqlx::AssertSqlSafe(format!("DEALLOCATE ALL; PREPARE list ({types}) AS {statement}"));
+        sqlx::raw_sql(prepare).execute(&mut db).await.unwrap();
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN (ANALYZE, COSTS OFF) EXECUTE list ({parameters})"));
+        let plan = sqlx::raw_sql(explain).fetch_all(&mut db).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|line| line.get(0)).collect();
+        assert!(plan.iter().any(|line| line.contains("Index")), "{plan:#?}");
+        assert!(!plan.iter().any(|line| line.contains("Rows Removed")), "{statement}: {plan:#?}");
+    }
+    let names = subject.store.streams("product-", "", 1000).await.unwrap();
+    assert_eq!(names, ["product-1".into()]);
+}
+
 /// `xmin` is the transaction that wrote a row.
 #[tokio::test]
 async fn a_busy_writer_waits_a_moment_for_more_and_an_idle_one_does_not() {

@@ -42,8 +42,8 @@ impl Bus for CutOff {
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
         Ok(Box::new(Deaf(self.inner.subscribe(group, topics).await?, self.off.clone())))
     }
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
-        self.reached()?.latest(topic).await
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
+        self.reached()?.latest(topic, most).await
     }
     async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {
         self.reached()?.lag(group, topic).await

@@ -60,7 +60,9 @@ impl Inventory {
             check::sku("page_token", &request.page_token)?;
         }
         let after = format!("{PRODUCT}{}", request.page_token);
-        let names = self.store.streams(PRODUCT, &after, SCAN).await.map_err(unavailable)?;
+        // Of one category, many may have to be looked at.
+        let scan = if request.category.is_empty() { size + 1 } else { SCAN };
+        let names = self.store.streams(PRODUCT, &after, scan).await.map_err(unavailable)?;
         let mut page = message::ListProductsResponse::default();
         for (n, name) in names.iter().enumerate() {
             let sku = name.0.strip_prefix(PRODUCT).unwrap_or_default();
@@ -70,7 +72,7 @@ impl Inventory {
             {
                 page.products.push(shown(sku, &product, &stock.state));
             }
-            let more = n + 1 < names.len() || names.len() == SCAN;
+            let more = n + 1 < names.len() || names.len() == scan;
             if page.products.len() == size || n + 1 == names.len() {
                 page.next_page_token = if more { sku.to_owned() } else { String::new() };
                 break;

@@ -379,8 +379,8 @@ impl Bus for Careless {
         self.inner.subscribe(group, topics).await
     }
 
-    async fn latest(&self, topic: &str) -> Result<Vec<Delivered>, BusError> {
-        self.inner.latest(topic).await
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
+        self.inner.latest(topic, most).await
     }
 
     async fn lag(&self, group: &str, topic: &str) -> Result<Offset, BusError> {
