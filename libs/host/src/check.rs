@@ -2,11 +2,14 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use icu_properties::CodePointSetData;
+use icu_properties::props::{BidiControl, DefaultIgnorableCodePoint};
 use uuid::Uuid;
 
 use crate::error::Refusal;
 
-/// A text of so many characters, none of them a control character.
+/// A text of so many characters, at least one of them to be seen, and none of them a control character: neither one of those that
+/// terminals obey nor one that changes the direction of writing, by which a text can look like another.
 ///
 /// # Errors
 /// Names the field and the limit.
@@ -19,7 +22,21 @@ pub fn text(field: &str, value: &str, length: RangeInclusive<usize>) -> Result<(
     if value.chars().any(char::is_control) {
         return Err(Refusal::invalid(field, format!("{field} has a control character")));
     }
+    if value.chars().any(|c| CodePointSetData::new::<BidiControl>().contains(c)) {
+        let message = format!("{field} has a character that changes the direction of writing");
+        return Err(Refusal::invalid(field, message));
+    }
+    if !value.chars().any(is_seen) {
+        return Err(Refusal::invalid(field, format!("{field} has nothing that can be seen")));
+    }
     Ok(())
+}
+
+/// Whether a character leaves something on paper.
+fn is_seen(c: char) -> bool {
+    const EMPTY_BRAILLE: char = '\u{2800}';
+    let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
+    !c.is_whitespace() && c != EMPTY_BRAILLE && !ignorable.contains(c)
 }
 
 /// A number in a range.
@@ -62,4 +79,31 @@ pub fn page_size(asked: Option<i32>) -> Result<usize, Refusal> {
     let size = asked.unwrap_or(20);
     number("page_size", size, 1..=100)?;
     Ok(usize::try_from(size).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_can_be_read_and_is_read_in_its_own_order() {
+        for good in ["Kim", " 김 장터 ", "a\u{ad}b", "👩\u{200d}🌾", "नमस्ते", "שלום"] {
+            assert_eq!(text("name", good, 1..=100), Ok(()), "{good:?}");
+        }
+        let unseen =
+            [" ", "\u{200b}", "\u{ad}\u{2060}", "\u{3164}", "\u{3000}", "\u{2800}", "\u{e0001}", "\u{fe0f}", "\u{a0}"];
+        for blank in unseen {
+            let refused = text("name", blank, 1..=100).unwrap_err();
+            assert_eq!(
+                (&*refused.message, refused.field.as_deref()),
+                ("name has nothing that can be seen", Some("name")),
+                "{blank:?}"
+            );
+        }
+        for control in ["\u{61c}", "\u{200e}", "\u{200f}", "\u{202a}", "\u{202e}", "\u{2066}", "\u{2069}"] {
+            let refused = text("name", &format!("Kim{control}x"), 1..=100).unwrap_err();
+            assert_eq!(refused.message, "name has a character that changes the direction of writing", "{control:?}");
+        }
+        assert!(text("name", "a\tb", 1..=100).unwrap_err().message.contains("control character"));
+    }
 }

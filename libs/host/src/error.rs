@@ -67,6 +67,14 @@ pub fn row_of(code: Code) -> Row {
 const DOMAIN: &str = "jangteo";
 const FIELD: &str = "field";
 
+/// What a status may carry, in bytes. A peer takes 16 KiB of headers, in which a message stands twice, and each byte that is not
+/// ASCII as three; one that is too large breaks the connection of all others.
+const MOST_MESSAGE: usize = 1_024;
+const MOST_REASON: usize = 64;
+const MOST_FIELD: usize = 256;
+const MOST_FACT: usize = 256;
+const MOST_FACTS: usize = 8;
+
 /// Why a call is not answered as asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -155,11 +163,31 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
-        let field = refusal.field.map(|field| (FIELD.to_owned(), field));
-        let metadata = refusal.facts.into_iter().chain(field).collect();
-        let info = ErrorInfo { reason: refusal.reason.into_owned(), domain: DOMAIN.to_owned(), metadata };
-        Status::with_error_details_vec(refusal.code, refusal.message, [ErrorDetail::from(info)])
+        let field = refusal.field.map(|field| (FIELD.to_owned(), cut(field, MOST_FIELD)));
+        let facts = refusal.facts.into_iter().filter(|(name, _)| name.len() <= MOST_REASON).take(MOST_FACTS);
+        let facts = facts.map(|(name, value)| (name, cut(value, MOST_FACT)));
+        let metadata = facts.chain(field).collect();
+        let reason = cut(refusal.reason.into_owned(), MOST_REASON);
+        let info = ErrorInfo { reason, domain: DOMAIN.to_owned(), metadata };
+        Status::with_error_details_vec(refusal.code, cut(refusal.message, MOST_MESSAGE), [ErrorDetail::from(info)])
     }
+}
+
+/// The beginning of a text that is too long, with a mark that something is missing.
+fn cut(mut text: String, most: usize) -> String {
+    const MORE: char = '…';
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most - MORE.len_utf8()));
+        text.push(MORE);
+    }
+    text
+}
+
+/// A value as a message quotes it: its beginning, for whoever sent it knows the rest.
+#[must_use]
+pub fn quoted(value: &str) -> String {
+    const MOST_QUOTED: usize = 96;
+    format!("{:?}", cut(value.to_owned(), MOST_QUOTED))
 }
 
 /// A refusal in the form in which it is remembered under a command id.
@@ -196,6 +224,28 @@ mod tests {
             .field("lines[0].unit_price")
             .fact("unit_price", 900);
         assert_eq!(Refusal::of(&Status::from(refusal.clone())), refusal);
+    }
+
+    #[test]
+    fn a_refusal_of_any_length_fits_into_the_headers_of_its_answer() {
+        for long in ["x", "장", "🍵"].map(|letter| letter.repeat(20_000)) {
+            let mut refusal = Refusal::invalid(long.clone(), long.clone());
+            refusal.reason = long.clone().into();
+            refusal.facts = (0..100).map(|n| (n.to_string(), long.clone())).collect();
+            refusal.facts.insert(long.clone(), long.clone());
+            let headers = Status::from(refusal).into_http::<()>().into_parts().0.headers;
+            let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 12 << 10, "{bytes}");
+            let read = Refusal::of(&Status::from_header_map(&headers).unwrap());
+            assert!(
+                read.message.chars().next() == long.chars().next() && read.message.ends_with('…'),
+                "{}",
+                read.message
+            );
+            assert_eq!(read.facts.len(), MOST_FACTS);
+            assert_eq!(quoted(&long).chars().filter(|c| *c == '…').count(), 1);
+        }
+        assert_eq!(quoted("원"), "\"원\"");
     }
 
     #[test]

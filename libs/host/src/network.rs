@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
-use http::{Request, Response, Uri};
+use http::{HeaderMap, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
@@ -38,6 +38,7 @@ use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
 use crate::call::TRACEPARENT;
+use crate::error::Refusal;
 use crate::transport::{LONGEST_CALL, Transport};
 use crate::unavailable::NOTHING_DONE;
 
@@ -47,6 +48,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 const CALLS: usize = 100;
 /// The most connections to one process.
 const MAX_CONNECTIONS: usize = 32;
+/// The most headers of an answer, as HTTP/2 counts them: a name, a value, and so much for each.
+const MOST_HEADERS: usize = 12 << 10;
+const HEADER: usize = 32;
 /// How long making a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -200,9 +204,35 @@ pub fn services<const N: usize>(
                 Some(service) => service.oneshot(request).await,
                 None => Err(Status::unimplemented("no such service is here")),
             };
-            answer.unwrap_or_else(Status::into_http)
+            let mut answer = answer.unwrap_or_else(Status::into_http);
+            fit(answer.headers_mut());
+            answer.map(|body| {
+                Body::new(body.map_frame(|mut frame| {
+                    if let Some(trailers) = frame.trailers_mut() {
+                        fit(trailers);
+                    }
+                    frame
+                }))
+            })
         };
         Box::pin(answer.instrument(span))
+    }
+}
+
+/// Cuts the status among headers or trailers if they are more than a peer takes. What a [`Refusal`] becomes fits already; this is for
+/// what others made.
+///
+/// Danger: a peer to which too much is sent closes the connection, with all calls that are on it.
+fn fit(headers: &mut HeaderMap) {
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER).sum();
+    if bytes <= MOST_HEADERS {
+        return;
+    }
+    if let Some(status) = Status::from_header_map(headers) {
+        headers.remove("grpc-message");
+        headers.remove("grpc-status-details-bin");
+        // What it is cut to can be written.
+        let _ = Status::from(Refusal::of(&status)).add_header(headers);
     }
 }
 
@@ -294,6 +324,53 @@ mod tests {
         let _all =
             tokio::time::timeout(Duration::from_secs(20), waiting.acquire_many(300)).await.expect("all have come");
         assert_eq!(asked(&transport, SERVICE, Duration::from_secs(5)).await.as_deref(), Ok("it"));
+    }
+
+    /// A refusal that quotes what it was sent, or that nobody bounded: whoever shares its connection must not notice.
+    #[tokio::test]
+    async fn a_refusal_of_any_length_is_answered_and_touches_no_other_call() {
+        let tasks = Tasks::default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tower::service_fn(|request: Request<Body>| async move {
+            let long = "장".repeat(15_000);
+            let answer = match request.uri().path().rsplit('/').next().unwrap() {
+                "Refuse" => Status::from(Refusal::invalid("currency", long.clone()).fact("currency", long)).into_http(),
+                "Status" => Status::invalid_argument(long).into_http(),
+                "Stream" => {
+                    let mut trailers = http::HeaderMap::new();
+                    Status::invalid_argument(long).add_header(&mut trailers).unwrap();
+                    let frame = Ok::<_, Status>(http_body::Frame::trailers(trailers));
+                    Response::new(Body::new(http_body_util::StreamBody::new(futures::stream::iter([frame]))))
+                }
+                _ => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Response::builder().header("name", "it").body(Body::empty()).unwrap()
+                }
+            };
+            Ok::<_, std::convert::Infallible>(answer)
+        });
+        let transport = in_process(server, Red::new(&Metrics::default(), "grpc"));
+        tasks.spawn(serve(listener, tasks.clone(), Limits::default(), services([(SERVICE, transport)])));
+        let transport = to(HttpConnector::new(), address.parse().unwrap());
+        for method in ["Refuse", "Status", "Stream"] {
+            let refused = async {
+                let request = Request::post(format!("http://shop/{SERVICE}/{method}"));
+                let mut request = request.header("content-type", "application/grpc").body(Body::empty()).unwrap();
+                request.extensions_mut().insert(Deadline::after(Duration::from_secs(5)));
+                let answer = transport.clone().oneshot(request).await?;
+                let (head, body) = answer.into_parts();
+                let trailers = body.collect().await?.trailers().cloned().unwrap_or_default();
+                let status = Status::from_header_map(&head.headers).or_else(|| Status::from_header_map(&trailers));
+                Ok::<_, Status>(status.unwrap())
+            };
+            let others = (0..20).map(|_| asked(&transport, SERVICE, Duration::from_secs(5)));
+            let (refused, others) = futures::future::join(refused, futures::future::join_all(others)).await;
+            assert!(others.iter().all(|answer| answer.as_deref() == Ok("it")), "{method}: {others:?}");
+            let status = refused.unwrap_or_else(|lost| panic!("{method}: {lost}"));
+            assert_eq!(status.code(), Code::InvalidArgument, "{method}");
+            assert!(status.message().starts_with("장장") && status.message().ends_with('…'), "{method}");
+        }
     }
 
     /// A process that is starting did nothing, and says so: the next replica is asked.

@@ -17,6 +17,15 @@ const TAKES: &str = "shop.http.v1.takes";
 /// queries, the services none in bodies.
 const PLAIN: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
 
+/// The form of a text that must be given: it has something that can be seen, and nothing that changes the direction of writing.
+/// What cannot be seen beyond U+FFFF is left out, for programs do not read such a pattern alike; the services refuse it too.
+const SEEN: &str = concat!(
+    r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]*",
+    r"[^\u0000-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f",
+    r"\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8]",
+    r"[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]*$",
+);
+
 /// In which direction a message goes. What is answered has all its fields; what is asked has no others.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -174,6 +183,10 @@ fn limit(schema: &mut Json, field: &FieldDescriptor) {
         schema["pattern"] = PLAIN.into();
     }
     let Some(takes) = takes(field) else { return };
+    let at_least = takes.get_field_by_name("min").and_then(|least| least.as_i64()).unwrap_or_default();
+    if least == "minLength" && at_least > 0 {
+        schema["pattern"] = SEEN.into();
+    }
     for (option, keyword) in [("min", least), ("max", most), ("pattern", "pattern")] {
         let said = takes.get_field_by_name(option).filter(|_| takes.has_field_by_name(option));
         if let Some(said) = said {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use cache::Cache;
 use decider::Decider;
 use host::call::Caller;
-use host::error::Refusal;
+use host::error::{Refusal, quoted};
 use host::use_case::unavailable;
 use host::{Process, check};
 use proto::inventory as message;
@@ -129,7 +129,7 @@ impl Inventory {
         if request.currency != CURRENCY {
             return Err(Refusal::invalid(
                 "currency",
-                format!("this shop sells in {CURRENCY}, not {:?}", request.currency),
+                format!("this shop sells in {CURRENCY}, not {}", quoted(&request.currency)),
             ));
         }
         let message::AddProductRequest { sku, name_ko, name_en, category, unit_price, currency } = request.clone();

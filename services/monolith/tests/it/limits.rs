@@ -45,7 +45,15 @@ fn cases(document: &Value, schema: &Value, at: &str, value: &Value) -> Vec<Case>
     let count = |n: i64| put(vec![value[0].clone(); n as usize].into(), false);
     cases.extend(number("minItems").map(|n| count(n - 1)));
     cases.extend(number("maxItems").map(|n| count(n + 1)));
-    cases.extend(schema["pattern"].is_string().then(|| put(json!("a\u{1}"), false)));
+    let unfit = ["a\u{1}", "가\u{202e}나", "\u{2066}ab\u{2069}"].into_iter().filter(|_| schema["pattern"].is_string());
+    cases.extend(unfit.map(|text| put(json!(text), false)));
+    // What nobody can read is no name and no street, however long it is.
+    let unseen = ["   ", "\u{200b}\u{200b}", "\u{3164} \u{ad}", "\u{3000}\u{2800}"];
+    let unseen = unseen.into_iter().filter(|_| number("minLength") > Some(0));
+    cases.extend(unseen.map(|text| put(json!(text), false)));
+    let seen =
+        ["김 장터", " 나 ", "a\u{ad}b"].into_iter().filter(|_| schema["pattern"].as_str().is_some_and(is_for_any_text));
+    cases.extend(seen.map(|text| put(json!(text), true)));
     let needed = schema["required"].as_array().cloned().unwrap_or_default();
     for (name, part) in schema["properties"].as_object().into_iter().flatten() {
         let at = format!("{at}/{name}");
@@ -56,6 +64,11 @@ fn cases(document: &Value, schema: &Value, at: &str, value: &Value) -> Vec<Case>
         cases.extend(self::cases(document, &schema["items"], &format!("{at}/0"), &value[0]));
     }
     cases
+}
+
+/// Whether a pattern says what all texts have in common, and not what one kind is made of.
+fn is_for_any_text(pattern: &str) -> bool {
+    pattern.starts_with("^[^")
 }
 
 async fn send(shop: &Running, path: &str, key: usize, body: &Value) -> Answer {
