@@ -309,24 +309,15 @@ impl Consumer {
 
     /// Takes in messages of one key, however long the store is away.
     async fn insist(&self, key: &Key, messages: &[Delivered]) -> Option<MarkMove> {
-        let (mut failures, part) = (0, format!("{} consumer", self.0.group));
+        let mut failures = 0;
         loop {
             match self.take_in(key, messages).await {
                 Ok(passed) => {
-                    if self.store_trouble().is_over() {
-                        self.0.process.health.ready(&part);
-                        tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
-                    }
+                    self.say_over();
                     return passed;
                 }
                 Err(Interrupted::Corrupt(why)) => {
-                    let Key { topic, key } = key;
-                    let why =
-                        format!("messages of {} in {topic} wait until this is repaired: {why}", shortened(key, QUOTED));
-                    if self.store_trouble().is_news(&why) {
-                        tracing::error!(consumer = self.0.group, "{why}");
-                    }
-                    self.0.process.health.degraded(&part, why);
+                    self.say_corrupt(key, &why);
                     sleep(AFTER_CORRUPT).await;
                 }
                 Err(Interrupted::Moved) => {}
@@ -339,6 +330,27 @@ impl Consumer {
                 }
             }
         }
+    }
+
+    fn say_over(&self) {
+        if self.store_trouble().is_over() {
+            self.0.process.health.ready(&self.part());
+            tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
+        }
+    }
+
+    fn say_corrupt(&self, key: &Key, why: &str) {
+        let Key { topic, key } = key;
+        let why = format!("messages of {} in {topic} wait until this is repaired: {why}", shortened(key, QUOTED));
+        if self.store_trouble().is_news(&why) {
+            tracing::error!(consumer = self.0.group, "{why}");
+        }
+        self.0.process.health.degraded(&self.part(), why);
+    }
+
+    /// What it is called in the process's health.
+    fn part(&self) -> String {
+        format!("{} consumer", self.0.group)
     }
 
     /// Takes in messages of one key. Gives the move of the mark over what was only passed by at the end.

@@ -133,14 +133,10 @@ impl Consumer {
             match self.drive(&key, &mut over_gap).await {
                 Ok(()) => return self.letter_of(&key).await,
                 Err(Stopped::Interrupted(Interrupted::Moved)) => {}
-<<<<<<< HEAD
                 Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::outage(why)),
-=======
-                Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::unavailable(why)),
                 Err(Stopped::Interrupted(Interrupted::Corrupt(why))) => {
                     return Err(unavailable(ReadError::Corrupt(why)));
                 }
->>>>>>> 5dcb4dfefb1edbcf3f0115b4d5e2d8f3d1c3be16
                 Err(Stopped::InTheWay(why)) => return Err(*why),
             }
         }
@@ -185,12 +181,8 @@ impl Consumer {
                     return self.letter_of(&key).await;
                 }
                 Err(Interrupted::Moved) => {}
-<<<<<<< HEAD
                 Err(Interrupted::Unavailable(why)) => return Err(Refusal::outage(why)),
-=======
-                Err(Interrupted::Unavailable(why)) => return Err(Refusal::unavailable(why)),
                 Err(Interrupted::Corrupt(why)) => return Err(unavailable(ReadError::Corrupt(why))),
->>>>>>> 5dcb4dfefb1edbcf3f0115b4d5e2d8f3d1c3be16
             }
         }
         Err(Refusal::unavailable("new messages keep arriving for this key"))

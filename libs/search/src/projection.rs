@@ -176,14 +176,7 @@ impl Projector {
             growth.borrow_and_update();
             let stepped = self.look(turn).await;
             self.tell(&mut trouble, &stepped);
-            match &stepped {
-                Ok(Some(_)) => turn.report_success(),
-                Err(_) if turn.report_failure().await => {
-                    let projection = self.0.projection.name();
-                    tracing::warn!(projection, "another replica is left to write the index, if there is one");
-                }
-                Ok(None) | Err(_) => {}
-            }
+            self.report_to(turn, &stepped).await;
             match stepped {
                 Ok(None) => sleep(STAND_BY).await,
                 Ok(Some(PAGE)) => {}
@@ -205,6 +198,18 @@ impl Projector {
                 }
                 Err(_) => sleep(AFTER_FAILURE).await,
             }
+        }
+    }
+
+    /// Says how a step went to the lease, which is another's where this replica keeps failing.
+    async fn report_to(&self, turn: &mut Turn, stepped: &Result<Option<usize>, Stopped>) {
+        match stepped {
+            Ok(Some(_)) => turn.report_success(),
+            Err(_) if turn.report_failure().await => {
+                let projection = self.0.projection.name();
+                tracing::warn!(projection, "another replica is left to write the index, if there is one");
+            }
+            Ok(None) | Err(_) => {}
         }
     }
 
