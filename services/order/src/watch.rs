@@ -46,6 +46,8 @@ struct Watcher {
     growth: watch::Receiver<()>,
     seen: Version,
     ready: VecDeque<OrderEvent>,
+    /// At this version the order had not ended: until there is news, that need not be looked up.
+    goes_on_after: Option<Version>,
 }
 
 impl Orders {
@@ -71,7 +73,7 @@ impl Orders {
             return Err(Refusal::new(Code::OutOfRange, "ended", message));
         }
         let (orders, stream, growth) = (self.clone(), order_stream(&order_id), self.ledger.store.growth());
-        let watcher = Watcher { orders, order_id, stream, growth, seen, ready: VecDeque::new() };
+        let watcher = Watcher { orders, order_id, stream, growth, seen, ready: VecDeque::new(), goes_on_after: None };
         Ok(try_unfold(watcher, Watcher::next).boxed())
     }
 }
@@ -91,16 +93,22 @@ impl Watcher {
                 self.ready = news.into_iter().map(crate::history::shown).collect::<Result<_, _>>()?;
                 continue;
             }
-            let order = ledger.order(&self.order_id).await.map_err(unavailable)?;
-            let told = order.version == self.seen;
-            if (told && order.state.ended()) || self.orders.process.tasks.is_stopping() {
+            if self.orders.process.tasks.is_stopping() {
                 return Ok(None);
             }
-            if told {
-                sleep(PAUSE).await;
-                // Either ends the wait.
-                let _ = timeout(LOOK_EVERY, self.growth.changed()).await;
+            if self.goes_on_after != Some(self.seen) {
+                let order = ledger.order(&self.order_id).await.map_err(unavailable)?;
+                if order.version > self.seen {
+                    continue;
+                }
+                if order.state.ended() {
+                    return Ok(None);
+                }
+                self.goes_on_after = Some(self.seen);
             }
+            sleep(PAUSE).await;
+            // Either ends the wait.
+            let _ = timeout(LOOK_EVERY, self.growth.changed()).await;
         }
     }
 }
