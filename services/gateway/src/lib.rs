@@ -223,10 +223,13 @@ impl Gateway {
         put(&mut response, edge::TRACEPARENT, trace.to_string());
         let (status, took) = (response.status(), started.elapsed());
         self.red.observe(route, status.as_str(), took);
-        if let Some(why) = cause.as_deref().filter(|_| status == StatusCode::INTERNAL_SERVER_ERROR) {
-            tracing::error!(route, why, "a request met a fault");
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        match cause {
+            Some(why) if status == StatusCode::INTERNAL_SERVER_ERROR => {
+                tracing::error!(route, status = status.as_u16(), took_us, why, "answered");
+            }
+            why => log(&head.method, route, status, took_us, why.as_deref()),
         }
-        log(&head.method, route, status, took, cause.as_deref());
         if head.method == Method::HEAD {
             if let Some(bytes) = response.body().size_hint().exact() {
                 put(&mut response, header::CONTENT_LENGTH.as_str(), bytes.to_string());
@@ -399,8 +402,7 @@ fn whole(response: Response<Full<Bytes>>) -> Response<Answered> {
     response.map(Either::Left)
 }
 
-fn log(method: &Method, route: &str, status: StatusCode, took: Duration, why: Option<&str>) {
-    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+fn log(method: &Method, route: &str, status: StatusCode, took_us: u64, why: Option<&str>) {
     let is_quiet = matches!(*method, Method::GET | Method::HEAD) && status.as_u16() < 400;
     let status = status.as_u16();
     if is_quiet {
