@@ -141,7 +141,7 @@ async fn a_write_that_is_interrupted_by_a_swap_tells_the_new_index_nothing() {
     assert!(matches!(old.write_checkpoint(at(2)).await, Err(SearchError::Failed(_))));
     assert_eq!(elastic.checkpoint().await, Ok(Checkpoint::default()));
     let unseen = search(elastic.as_ref(), &query("tea", "")).await;
-    assert!(matches!(&unseen, Err(SearchError::Unavailable(why)) if why.contains("version 1 of a")), "{unseen:?}");
+    assert!(matches!(&unseen, Err(SearchError::NotYet(why)) if why.contains("version 1 of a")), "{unseen:?}");
     // The next step of the same writer, which still believes that everything up to 2 is there.
     *elastic.seen() = Some(old);
     let refused = elastic.write(change(2, &[(3, document("c", "", "on", "tea"))], 3)).await;

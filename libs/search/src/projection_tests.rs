@@ -234,7 +234,7 @@ async fn whoever_wrote_can_wait_to_read_it() {
     for bad in ["note-1", "@1", "note-1@x", "note-1@-1"] {
         assert!(matches!(projector.search(&seen(bad)).await, Err(SearchError::Refused { field: "seen", .. })), "{bad}");
     }
-    assert!(matches!(projector.search(&seen("note-1@9")).await, Err(SearchError::Unavailable(_))));
+    assert!(matches!(projector.search(&seen("note-1@9")).await, Err(SearchError::NotYet(_))));
     let started = Instant::now();
     assert!(!projector.wait_for("note-1", 3, Duration::from_secs(2)).await.unwrap());
     assert_eq!(started.elapsed().as_secs(), 2);

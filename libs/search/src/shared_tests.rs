@@ -232,7 +232,7 @@ async fn an_index_of_an_earlier_form_answers_until_its_successor_is_complete() {
     assert_eq!(two.both("coffee").await, Ok(0), "it is not written");
     let seen = Query { seen: "note-10@1".into(), ..query("coffee") };
     for (_, projector) in &two.replicas {
-        assert!(matches!(projector.search(&seen).await, Err(SearchError::Unavailable(_))), "nor is that hidden");
+        assert!(matches!(projector.search(&seen).await, Err(SearchError::NotYet(_))), "nor is that hidden");
     }
     two.goes_on().await;
     assert_eq!(two.both("coffee").await, Ok(1));

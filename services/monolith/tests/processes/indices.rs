@@ -41,7 +41,7 @@ async fn an_index_of_somebody_else_is_left_alone_until_it_is_gone() {
     servers.elastic(Method::POST, &format!("{index}/_doc/1?refresh=true"), &json!({"theirs": "precious"})).await;
     let (mut inventory, gateway) = open(&servers, servers.elasticsearch.clone()).await;
     let sentence = "has a mapping that is not the shop's: it was made by somebody else; rename or delete it";
-    search(&gateway, StatusCode::SERVICE_UNAVAILABLE, sentence).await;
+    search(&gateway, StatusCode::SERVICE_UNAVAILABLE, "search_unavailable").await;
     inventory.says_once(sentence).await;
     inventory.is_ready().await;
     assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK);
@@ -59,7 +59,7 @@ async fn an_index_that_is_away_is_missed_by_searches_alone() {
     let Some(servers) = Servers::find().await else { return };
     let mut proxy = Proxy::to(servers.elasticsearch.strip_prefix("http://").unwrap());
     let (mut inventory, gateway) = open(&servers, format!("http://127.0.0.1:{}", proxy.port)).await;
-    search(&gateway, StatusCode::SERVICE_UNAVAILABLE, "did not answer").await;
+    search(&gateway, StatusCode::SERVICE_UNAVAILABLE, "search_unavailable").await;
     inventory.says_once("nothing is projected; it tries again").await;
     inventory.is_ready().await;
     assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK);

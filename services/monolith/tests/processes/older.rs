@@ -62,7 +62,7 @@ async fn an_older_database_that_was_put_back_is_not_published_from() {
     inventory.misses("seals", "the log ends at position 128, but").await;
     receive(&gateway, 8).await;
     inventory.says_once(&lacks).await;
-    inventory.says_once("the log is not sealed any more").await;
+    inventory.says_once("nothing is sealed until that is mended").await;
     published(&servers, OPENING + 1).await;
     inventory.stop().await;
     gateway.stop().await;
