@@ -58,11 +58,28 @@ impl Problem {
         Problem::from(Refusal::new(Code::NotFound, "no_such_path", "nothing is served at this path"))
     }
 
+    /// Nothing is served at this path, which may be one with an id that is not percent-encoded.
+    pub(crate) fn nothing_at(path: &str) -> Problem {
+        // A collection, a thing in it, and a list in that: whatever is longer, or has a ':', may hold an id that broke it.
+        let may_be_broken = path.contains(':') || path.split('/').filter(|part| !part.is_empty()).count() > 4;
+        if !may_be_broken {
+            return Problem::nothing_here();
+        }
+        let why = "nothing is served at this path; within an id, ':' is written %3A and '/' is written %2F";
+        Problem::from(Refusal::new(Code::NotFound, "no_such_path", why))
+    }
+
     /// The path is served, but not with this method.
     pub(crate) fn method_not_allowed(allow: String) -> Problem {
         let message = format!("this path takes {allow}");
         let refusal = Refusal::new(Code::Unimplemented, "method_not_allowed", message);
         Problem { allow: Some(allow), ..Problem::at(StatusCode::METHOD_NOT_ALLOWED, refusal) }
+    }
+
+    /// The sentence that the client is told.
+    #[cfg(test)]
+    pub(crate) fn detail(&self) -> &str {
+        &self.refusal.message
     }
 
     /// What really went wrong, for the log; `None` if the client was told.
