@@ -40,6 +40,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Code;
 use tracing::Instrument;
 
+use crate::blocked::Blocked;
 use crate::envelope::Envelope;
 use crate::meters::Meters;
 use crate::parked::{Command, Parked, Reason, Waiting, short, shortened};
@@ -150,6 +151,8 @@ pub(crate) struct Inner {
     store_trouble: Mutex<Trouble>,
     /// Parked messages as they last were: a poisoned stream that many messages follow is not read anew for each batch.
     blocked: Mutex<BTreeMap<StreamId, Folded<Parked>>>,
+    /// Which keys wait, as it was last read.
+    pub(crate) index: tokio::sync::Mutex<Folded<Blocked>>,
 }
 
 /// The messages of one stream, as one consumer names what belongs to it.
@@ -209,7 +212,7 @@ impl Consumer {
         handler: Arc<dyn Handler>,
     ) -> Consumer {
         let (process, Messages { bus, meters, without }) = (process.clone(), messages.clone());
-        let (blocked, store_trouble) = Default::default();
+        let (blocked, index, store_trouble) = Default::default();
         Consumer(Arc::new(Inner {
             process,
             store,
@@ -221,6 +224,7 @@ impl Consumer {
             without,
             store_trouble,
             blocked,
+            index,
         }))
     }
 
@@ -500,7 +504,8 @@ impl Consumer {
             let chunk = parking.iter().take(PARK.0).take_while(fits).count().max(1);
             let now: Vec<_> = parking.drain(..chunk).collect();
             let events = parked.state.decide_park(now);
-            let appends = vec![folded::append(&stream, parked.version, &events, &self.0.process.ids)];
+            let mut appends = vec![folded::append(&stream, parked.version, &events, &self.0.process.ids)];
+            appends.extend(self.now_blocked(&stream, &parked.state));
             let id = self.0.process.ids.next().to_string();
             if !events.is_empty() {
                 self.commit(Commit { appends, ..Commit::new(id.into(), self.meta(key)) }).await?;

@@ -26,6 +26,8 @@ pub(crate) struct Dying {
     commits_left: AtomicI64,
     after_the_effect: bool,
     dead: AtomicBool,
+    /// How often a stream was read.
+    pub(crate) loads: AtomicI64,
     /// So many commits are answered `Unavailable`, having happened or not, in turn.
     unavailable: AtomicI64,
 }
@@ -37,6 +39,7 @@ impl Dying {
             commits_left: AtomicI64::new(i64::MAX),
             after_the_effect: false,
             dead: AtomicBool::new(false),
+            loads: AtomicI64::new(0),
             unavailable: AtomicI64::new(0),
         }
     }
@@ -54,6 +57,7 @@ impl Dying {
 #[async_trait]
 impl Store for Dying {
     async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
+        self.loads.fetch_add(1, Ordering::SeqCst);
         self.inner.load(stream, after, limit).await
     }
     async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {

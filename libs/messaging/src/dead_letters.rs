@@ -17,6 +17,7 @@
 //! A redrive stops at the first message that fails again. Versions that never arrived are passed over only if an operator
 //! says so.
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use decider::Decider;
 use host::error::Refusal;
@@ -30,8 +31,6 @@ use crate::parked::{Command, NothingWaits, Parked, Place, Reason, Waiting};
 
 /// How often a redrive begins again when something moves under it.
 const TRIES: u32 = 100;
-/// So many names are looked at for one page.
-const SCAN: usize = 1_000;
 
 /// A blocked key of a topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,29 +79,23 @@ impl Consumer {
     /// UNAVAILABLE if the store cannot be read.
     pub async fn dead_letters(&self, after: &str, size: usize) -> Result<(Vec<DeadLetter>, String), Refusal> {
         let mut page = vec![];
+        let blocked = self.blocked_keys().await.map_err(refused)?;
         let topics: BTreeSet<_> = self.topics().iter().collect();
         for topic in topics {
             let prefix = self.parked_prefix(topic);
-            let mut last = match after.strip_prefix(&format!("{topic}.")) {
+            let last = match after.strip_prefix(&format!("{topic}.")) {
                 Some(key) => format!("{prefix}{key}"),
                 None if after > *topic => continue,
                 None => String::new(),
             };
-            loop {
-                let names = self.0.store.streams(&prefix, &last, SCAN).await.map_err(unavailable)?;
-                for name in &names {
-                    let letter = self.letter(topic, name).await?;
-                    if let Some(letter) = letter {
-                        if page.len() == size {
-                            let next = page.last().map(|letter: &DeadLetter| letter.id.clone());
-                            return Ok((page, next.unwrap_or_default()));
-                        }
-                        page.push(letter);
+            let later = blocked.range((Bound::Excluded(last), Bound::Unbounded));
+            for name in later.filter(|name| name.starts_with(&prefix)) {
+                if let Some(letter) = self.letter(topic, &name.as_str().into()).await? {
+                    if page.len() == size {
+                        let next = page.last().map(|letter: &DeadLetter| letter.id.clone());
+                        return Ok((page, next.unwrap_or_default()));
                     }
-                }
-                match names.last() {
-                    Some(name) if names.len() == SCAN => last = name.to_string(),
-                    _ => break,
+                    page.push(letter);
                 }
             }
         }
@@ -133,10 +126,7 @@ impl Consumer {
             match self.drive(&key, &mut over_gap).await {
                 Ok(()) => return self.letter_of(&key).await,
                 Err(Stopped::Interrupted(Interrupted::Moved)) => {}
-                Err(Stopped::Interrupted(Interrupted::Unavailable(why))) => return Err(Refusal::outage(why)),
-                Err(Stopped::Interrupted(Interrupted::Corrupt(why))) => {
-                    return Err(unavailable(ReadError::Corrupt(why)));
-                }
+                Err(Stopped::Interrupted(interrupted)) => return Err(refused(interrupted)),
                 Err(Stopped::InTheWay(why)) => return Err(*why),
             }
         }
@@ -172,7 +162,8 @@ impl Consumer {
             };
             let skip = Command::Skip { place, by: by.clone(), reason: reason.clone() };
             let events = parked.state.decide(&skip).map_err(|NothingWaits| unknown(id))?;
-            let appends = vec![folded::append(&stream, parked.version, &events, &self.0.process.ids)];
+            let mut appends = vec![folded::append(&stream, parked.version, &events, &self.0.process.ids)];
+            appends.extend(self.now_freed(&stream, &parked.state));
             let meta = store::Meta { actor: by.clone(), ..self.meta(&key) };
             match self.commit(Commit { appends, marks, ..Commit::new(command.clone(), meta) }).await {
                 Ok(()) => {
@@ -181,8 +172,7 @@ impl Consumer {
                     return self.letter_of(&key).await;
                 }
                 Err(Interrupted::Moved) => {}
-                Err(Interrupted::Unavailable(why)) => return Err(Refusal::outage(why)),
-                Err(Interrupted::Corrupt(why)) => return Err(unavailable(ReadError::Corrupt(why))),
+                Err(interrupted) => return Err(refused(interrupted)),
             }
         }
         Err(Refusal::unavailable("new messages keep arriving for this key"))
@@ -197,9 +187,9 @@ impl Consumer {
             let (waiting, fact) = match next(&parked.state, mark) {
                 Next::Done => return Ok(()),
                 Next::Drop(place) => {
-                    let (events, append) = self.taken_in(&stream, &parked, place)?;
+                    let (events, appends) = self.taken_in(&stream, &parked, place)?;
                     let id = self.0.process.ids.next().to_string();
-                    let commit = Commit { appends: vec![append], ..Commit::new(id.into(), self.meta(key)) };
+                    let commit = Commit { appends, ..Commit::new(id.into(), self.meta(key)) };
                     self.commit(commit).await?;
                     parked = parked.then(&events);
                     continue;
@@ -215,8 +205,8 @@ impl Consumer {
                     return Err(Stopped::InTheWay(Box::new(Refusal::precondition(Reason::Undecodable.word(), why))));
                 }
             };
-            let (events, append) = self.taken_in(&stream, &parked, waiting.place)?;
-            let receipt = self.receipt(key, &fact, mark, vec![append]);
+            let (events, appends) = self.taken_in(&stream, &parked, waiting.place)?;
+            let receipt = self.receipt(key, &fact, mark, appends);
             let still = |(reason, why): (Reason, String)| {
                 let why = format!("version {} still fails: {why}", fact.version);
                 Stopped::InTheWay(Box::new(Refusal::precondition(reason.word(), why)))
@@ -252,10 +242,11 @@ impl Consumer {
         stream: &StreamId,
         parked: &Folded<Parked>,
         place: Place,
-    ) -> Result<(Vec<crate::parked::Event>, store::Append), Interrupted> {
+    ) -> Result<(Vec<crate::parked::Event>, Vec<store::Append>), Interrupted> {
         let events = parked.state.decide(&Command::TakeIn(place)).map_err(|NothingWaits| Interrupted::Moved)?;
-        let append = folded::append(stream, parked.version, &events, &self.0.process.ids);
-        Ok((events, append))
+        let mut appends = vec![folded::append(stream, parked.version, &events, &self.0.process.ids)];
+        appends.extend(self.now_freed(stream, &parked.state));
+        Ok((events, appends))
     }
 
     /// Records what an operator asked for, once per command id.
@@ -346,6 +337,14 @@ fn next(parked: &Parked, mark: Version) -> Next {
         (_, Some(why)) => Next::Unreadable(why),
         (Some((waiting, fact)), None) => Next::Gap(waiting, fact),
         (None, None) => Next::Done,
+    }
+}
+
+fn refused(interrupted: Interrupted) -> Refusal {
+    match interrupted {
+        Interrupted::Moved => Refusal::unavailable("it was changed meanwhile"),
+        Interrupted::Unavailable(why) => Refusal::outage(why),
+        Interrupted::Corrupt(why) => unavailable(ReadError::Corrupt(why)),
     }
 }
 

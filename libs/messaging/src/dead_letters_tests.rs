@@ -2,7 +2,7 @@
 use std::sync::atomic::Ordering;
 
 use futures::future::join;
-use store::Store;
+use store::{Append, Commit, Expected, Meta, NewEvent, Store};
 
 use crate::consumer::tests::World;
 
@@ -61,6 +61,58 @@ async fn blocked_keys_are_listed_page_by_page() {
         after = next;
     }
     assert_eq!(all, (0..7).map(|n| format!("s{n}")).collect::<Vec<_>>());
+}
+
+/// What was solved long ago costs nothing: a page costs a page.
+#[tokio::test]
+async fn a_page_reads_what_it_shows() {
+    let world = World::new().await;
+    for n in 0..300 {
+        world.tell(&format!("s{n}"), [1], b"refused").await;
+    }
+    world.drain().await;
+    for n in (0..300).filter(|n| ![7, 200].contains(n)) {
+        assert_eq!(world.consumer.skip(&format!("t.s{n}"), &world.operator()).await, Ok(None));
+    }
+    let ids = async |world: &World| {
+        let (page, next) = world.consumer.dead_letters("", 100).await.unwrap();
+        assert_eq!(next, "");
+        page.into_iter().map(|letter| letter.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&world).await, ["t.s200", "t.s7"]);
+    let before = world.store.loads.load(Ordering::SeqCst);
+    assert_eq!(ids(&world).await, ["t.s200", "t.s7"]);
+    let loads = world.store.loads.load(Ordering::SeqCst) - before;
+    assert!(loads < 10, "{loads} loads for a page of two");
+    assert_eq!(ids(&world.again()).await, ["t.s200", "t.s7"]);
+    world.handler.cured.store(true, Ordering::SeqCst);
+    assert_eq!(world.consumer.redrive("t.s7", &world.operator(), false).await, Ok(None));
+    assert_eq!(ids(&world).await, ["t.s200"]);
+}
+
+/// As a program left it that kept no index.
+#[tokio::test]
+async fn what_was_parked_before_there_was_an_index_is_listed() {
+    let world = World::new().await;
+    for (stream, waits) in [("parked-shop-t-old", true), ("parked-shop-t-solved", false)] {
+        let place = r#"{"partition":0,"offset":7,"version":1}"#;
+        let parked = format!(
+            r#"{{"waiting":{{"place":{place},"key":"old","headers":[],"payload":"","reason":"failed","message":"m","at":0}}}}"#
+        );
+        let redriven = format!(r#"{{"place":{place}}}"#);
+        let mut events = vec![("MessageParked", parked)];
+        events.extend((!waits).then_some(("MessageRedriven", redriven)));
+        let event =
+            |(kind, data): (&str, String)| NewEvent { id: world.ids.next(), kind: kind.into(), schema: 1, data };
+        let events = events.into_iter().map(event).collect();
+        let append = Append { stream: stream.into(), expected: Expected::NoStream, events };
+        let commit = Commit { appends: vec![append], ..Commit::new(stream.into(), Meta::default()) };
+        world.store.commit(commit).await.unwrap();
+    }
+    for _ in 0..2 {
+        let (page, _) = world.consumer.dead_letters("", 10).await.unwrap();
+        assert_eq!(page.into_iter().map(|letter| letter.id).collect::<Vec<_>>(), ["t.old"]);
+    }
 }
 
 /// A redrive while new messages of the key arrive, again and again: everything is in effect once and in order.

@@ -14,6 +14,7 @@
 //! | `unsent.rs` | measures what of it is not published |
 //! | [`consumer`] | takes in what others published, once in effect |
 //! | [`parked`] | PURE: the messages of one key that could not be taken in |
+//! | `blocked.rs` | the index of keys that wait |
 //! | [`dead_letters`] | what operators do about them |
 //! | [`grpc`] | driving adapter for operators |
 //! | [`meters`] | what is measured |
@@ -30,6 +31,7 @@
 //! # Limits
 //! Delivery is at least once; order holds within a key, and nothing is promised across keys. Messages are kept for ever.
 
+mod blocked;
 pub mod consumer;
 #[cfg(test)]
 mod contract;

@@ -70,6 +70,17 @@ impl Problem {
         Problem::from(Refusal::new(Code::NotFound, "no_such_path", "nothing is served at this path"))
     }
 
+    /// Nothing is served at this path, which may be one with an id that is not percent-encoded.
+    pub(crate) fn nothing_at(path: &str) -> Problem {
+        // A collection, a thing in it, and a list in that: whatever is longer, or has a ':', may hold an id that broke it.
+        let may_be_broken = path.contains(':') || path.split('/').filter(|part| !part.is_empty()).count() > 4;
+        if !may_be_broken {
+            return Problem::nothing_here();
+        }
+        let why = "nothing is served at this path; within an id, ':' is written %3A and '/' is written %2F";
+        Problem::from(Refusal::new(Code::NotFound, "no_such_path", why))
+    }
+
     /// The path is served, but not with this method.
     pub(crate) fn method_not_allowed(allow: String) -> Problem {
         let message = format!("this path takes {allow}");
@@ -80,6 +91,12 @@ impl Problem {
     /// The status that it is answered with.
     pub(crate) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The sentence that the client is told.
+    #[cfg(test)]
+    pub(crate) fn detail(&self) -> &str {
+        &self.refusal.message
     }
 
     /// What really went wrong, for the log; `None` if the client was told.

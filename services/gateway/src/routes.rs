@@ -142,7 +142,7 @@ impl Table {
         let found = match (get, post) {
             (Some(get), _) if *method == Method::GET || *method == Method::HEAD => get,
             (_, Some(post)) if *method == Method::POST => post,
-            (None, None) => return Err(Problem::nothing_here()),
+            (None, None) => return Err(Problem::nothing_at(path)),
             (get, post) => {
                 let methods = [get.map(|_| "GET, HEAD"), post.map(|_| "POST")];
                 let allow = methods.into_iter().flatten().collect::<Vec<_>>().join(", ");
@@ -405,6 +405,29 @@ pub(crate) mod tests {
         assert_eq!(template(&found, &Method::GET, "/a/1:wash"), "none");
         let escaped = found.find(&Method::GET, "/a/1%3Awash").ok().unwrap();
         assert_eq!(escaped.variables, [("id", "1:wash".to_owned())]);
+    }
+
+    /// As ids of dead letters may have it, which are keys that somebody else chose.
+    #[test]
+    fn an_id_with_a_colon_or_slash_works_with_every_verb_where_it_is_encoded_and_is_explained_where_not() {
+        let rules = [
+            rpc("Get", r#"get: "/v1/order/dead-letters/{id}""#),
+            rpc("Redrive", r#"post: "/v1/order/dead-letters/{id}:redrive" body: "*""#),
+            rpc("Skip", r#"post: "/v1/order/dead-letters/{id}:skip" body: "*""#),
+        ];
+        let found = table(&rules.concat()).unwrap();
+        for (method, verb) in [(Method::GET, ""), (Method::POST, ":redrive"), (Method::POST, ":skip")] {
+            let encoded = format!("/v1/order/dead-letters/t.a%3Ab%2Fc{verb}");
+            let Ok(route) = found.find(&method, &encoded) else { panic!("{encoded}") };
+            assert_eq!(route.variables, [("id", "t.a:b/c".to_owned())]);
+            for raw in ["t.a:b/c", "t.a/b", "a/b:c"] {
+                let Err(problem) = found.find(&method, &format!("/v1/order/dead-letters/{raw}{verb}")) else {
+                    panic!("{raw}{verb}")
+                };
+                let why = problem.detail();
+                assert!(why.contains("%3A") && why.contains("%2F"), "{why}");
+            }
+        }
     }
 
     #[test]
