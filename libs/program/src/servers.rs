@@ -183,25 +183,40 @@ where
 /// Settings of a service that can be searched.
 #[derive(Args, Clone, Debug)]
 pub struct Search {
-    /// Elasticsearch, as http://HOST:PORT. Without it each replica keeps an index of its own in memory
+    /// Elasticsearch, as http://HOST:PORT. Without it each replica keeps an index of its own
     #[arg(long, env = "JANGTEO_ELASTICSEARCH", value_name = "URL")]
     elasticsearch: Option<String>,
+
+    /// Folder for the index of this replica, which must exist; it is used without Elasticsearch only. Without one the index is in
+    /// memory: it grows with the log, and is made anew at each start
+    #[arg(long, env = "JANGTEO_SEARCH_FOLDER", value_name = "DIR")]
+    search_folder: Option<PathBuf>,
 }
 
 impl Search {
     /// The index of a name on the servers of a service.
     ///
     /// # Errors
-    /// If the address is malformed.
+    /// If the address is malformed, or the folder cannot be used.
     pub fn index(&self, process: &Process, servers: &Servers, name: &str) -> anyhow::Result<Arc<dyn Index>> {
         // Where the setting is there and empty, as composed settings have it, there is none.
         Ok(match self.elasticsearch.as_ref().filter(|url| !url.is_empty()) {
-            None => Arc::new(Fts::in_memory()),
+            None => Arc::new(self.own(name)?),
             Some(url) => {
                 let index = Elastic::new(url, &format!("{}jangteo-{name}", servers.prefix), process.ids.clone());
                 Arc::new(index.context("JANGTEO_ELASTICSEARCH")?)
             }
         })
+    }
+}
+
+impl Search {
+    /// An index of this replica alone.
+    fn own(&self, name: &str) -> anyhow::Result<Fts> {
+        match &self.search_folder {
+            None => Ok(Fts::in_memory()),
+            Some(folder) => Fts::open_alone(folder, name).context("JANGTEO_SEARCH_FOLDER"),
+        }
     }
 }
 
@@ -233,4 +248,34 @@ impl Cached {
 pub fn to(process: &Process, service: &str, addresses: &str) -> anyhow::Result<Transport> {
     let broken = |why| anyhow!("JANGTEO_{}: {why}", service.to_uppercase());
     replicas::by_name(&process.tasks, addresses).map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        search: Search,
+    }
+
+    /// Memory is small in a container: an index that is to be kept elsewhere is kept there, and only there.
+    #[tokio::test]
+    async fn an_index_without_a_server_is_kept_in_the_folder_that_it_is_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = |arguments: &[&str]| {
+            let program = Program::try_parse_from(std::iter::once("program").chain(arguments.iter().copied())).unwrap();
+            program.search.own("order")
+        };
+        assert!(own(&[]).is_ok(), "then it is in memory");
+        let place = folder.path().to_str().unwrap();
+        let kept = own(&["--search-folder", place]).unwrap();
+        assert!(folder.path().join("order-search.db").exists());
+        let second = format!("{:#}", own(&["--search-folder", place]).err().unwrap());
+        assert!(second.contains("JANGTEO_SEARCH_FOLDER") && second.contains("another process"), "{second}");
+        drop(kept);
+        assert!(own(&["--search-folder", "/nowhere"]).is_err());
+    }
 }

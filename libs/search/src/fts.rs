@@ -15,8 +15,10 @@
 //! writing costs, and more parts cost a search little.
 //!
 //! # Limits
-//! One process per file. A crash may lose the last writes (`synchronous=NORMAL`): the checkpoint is lost with them, and they
+//! One process per file. Of an index in a file, memory holds 2 MiB for the writer and 2 for the reader, however much is in it; of one
+//! in memory, all of it. A crash may lose the last writes (`synchronous=NORMAL`): the checkpoint is lost with them, and they
 //! are written again.
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,6 +44,8 @@ pub struct Fts {
     writer: Arc<Mutex<Connection>>,
     /// Absent in memory, where the writer reads.
     reader: Option<Arc<Mutex<Connection>>>,
+    /// Kept for as long as the file is open.
+    _lock: Option<File>,
 }
 
 impl Fts {
@@ -67,7 +71,28 @@ impl Fts {
         };
         let reader = connect(file).map_err(|why| unavailable(file, &why))?;
         let reader = Some(Arc::new(Mutex::new(reader)));
-        Ok(Fts { file: file.to_owned(), writer: Arc::new(Mutex::new(db)), reader })
+        Ok(Fts { file: file.to_owned(), writer: Arc::new(Mutex::new(db)), reader, _lock: None })
+    }
+
+    /// Opens an index in a folder that other processes may have been given too: whoever comes second is refused.
+    ///
+    /// # Errors
+    /// A sentence, if another process has it, or its file cannot be made.
+    pub fn open_alone(folder: &Path, name: &str) -> Result<Fts, SearchError> {
+        let locked = folder.join(format!("{name}-search.lock"));
+        let lock = File::options().create(true).truncate(false).write(true).open(&locked);
+        let lock = lock.map_err(|why| unavailable(&locked, &why))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(unavailable(
+                    folder,
+                    &"another process keeps its index there; each needs a folder of its own",
+                ));
+            }
+            Err(TryLockError::Error(why)) => return Err(unavailable(&locked, &why)),
+        }
+        Ok(Fts { _lock: Some(lock), ..Fts::open(&folder.join(format!("{name}-search.db")))? })
     }
 
     /// An index that is gone with the process.
@@ -78,7 +103,7 @@ impl Fts {
     pub fn in_memory() -> Fts {
         let db = Connection::open_in_memory().expect("memory can be had");
         make(&db).expect("memory can be written");
-        Fts { file: "memory".into(), writer: Arc::new(Mutex::new(db)), reader: None }
+        Fts { file: "memory".into(), writer: Arc::new(Mutex::new(db)), reader: None, _lock: None }
     }
 
     /// Reads on the calling task: a page of an index takes about as long as handing it to another thread.
@@ -113,7 +138,10 @@ fn unavailable(file: &Path, why: &dyn std::fmt::Display) -> SearchError {
 fn connect(file: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(file)?;
     db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
-    db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 5000;")?;
+    db.execute_batch(
+        "PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 5000; PRAGMA cache_size = -2048;
+         PRAGMA journal_size_limit = 4194304;",
+    )?;
     Ok(db)
 }
 

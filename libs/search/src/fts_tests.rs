@@ -27,6 +27,54 @@ async fn a_file_that_is_no_index_is_made_anew() {
     assert!(Fts::open(&folder.path().join("nowhere/x.db")).is_err());
 }
 
+#[tokio::test]
+async fn an_index_in_a_folder_is_one_process_s_and_is_there_again_when_it_is_opened_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = Fts::open_alone(folder.path(), "order").unwrap();
+    write(&index, [document("a", "", "on", "tea")]).await;
+    let refused = Fts::open_alone(folder.path(), "order").err().unwrap().to_string();
+    assert!(refused.contains("another process keeps its index there"), "{refused}");
+    assert!(Fts::open_alone(folder.path(), "product").is_ok(), "another index has a place there");
+    drop(index);
+    assert_eq!(found(&Fts::open_alone(folder.path(), "order").unwrap(), "tea").await, ["a"]);
+    assert!(Fts::open_alone(&folder.path().join("nowhere"), "order").is_err());
+}
+
+/// Resident memory of this process, in MiB.
+fn resident() -> u64 {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4 / 1_024
+}
+
+#[tokio::test]
+#[ignore = "measures the memory of the process: to be run alone, with --nocapture"]
+async fn what_an_index_of_fifty_thousand_orders_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, index) in [("file", Fts::open_alone(folder.path(), "order").unwrap()), ("memory", Fts::in_memory())] {
+        let (before, mut most) = (resident(), 0);
+        for page in 0..500 {
+            let documents = (0..100).map(|n| {
+                let (id, customer) =
+                    (format!("0190b8f1-2c3d-7e4f-8a9b-{:012}", page * 100 + n), format!("c-{}", n % 10));
+                document(
+                    &id,
+                    &customer,
+                    "ORDER_STATUS_DELIVERED",
+                    &format!("{id} TEA-BOSEONG-100 보성 녹차 Boseong green tea 김장터 세종대로 110 서울"),
+                )
+            });
+            write(&index, documents.collect::<Vec<_>>()).await;
+            most = most.max(resident());
+        }
+        let bytes = std::fs::metadata(folder.path().join("order-search.db")).unwrap().len() >> 20;
+        println!(
+            "{name}: {} MiB of memory at most, {} at the end; the file has {bytes} MiB",
+            most - before,
+            resident() - before
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]
