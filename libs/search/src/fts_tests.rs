@@ -48,6 +48,7 @@ fn resident() -> u64 {
 
 #[tokio::test]
 #[ignore = "measures the memory of the process: to be run alone, with --nocapture"]
+#[expect(clippy::print_stdout, reason = "it is a measurement")]
 async fn what_an_index_of_fifty_thousand_orders_takes() {
     let folder = tempfile::tempdir().unwrap();
     for (name, index) in [("file", Fts::open_alone(folder.path(), "order").unwrap()), ("memory", Fts::in_memory())] {
