@@ -233,17 +233,29 @@ impl Consumer {
         let consumer = self.clone();
         self.0.process.tasks.spawn_until_stop(async move { consumer.run().await });
         let inner = self.0.clone();
+        let part = self.part();
         self.0.process.tasks.spawn_until_stop(async move {
             loop {
+                let mut answered = true;
                 for topic in inner.topics {
                     let lag = inner.bus.lag(inner.group, topic).await;
+                    answered &= lag.is_ok();
                     // The last figure would say that all is well.
                     let lag = lag.map_or(f64::NAN, |lag| lag as f64);
                     inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag);
                 }
+                // Where the bus does not answer, what is the matter stays said: joining a group is no proof that it is heard.
+                if answered {
+                    inner.process.health.ready(&part);
+                }
                 sleep(MEASURE_EVERY).await;
             }
         });
+    }
+
+    /// Under which name it says whether it hears anything.
+    fn part(&self) -> String {
+        format!("{} consumer", self.0.group)
     }
 
     async fn run(&self) {
@@ -260,6 +272,9 @@ impl Consumer {
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
+            if failures > 2 {
+                self.0.process.health.degraded(&self.part(), why.to_string());
+            }
             if failures > 2 && trouble.is_news(&why.to_string()) {
                 // Before that, the topic may not have been made yet.
                 tracing::warn!(consumer = self.0.group, %why, "nothing is heard; the consumer joins again");
@@ -313,7 +328,7 @@ impl Consumer {
 
     /// Takes in messages of one key, however long the store is away.
     async fn insist(&self, key: &Key, messages: &[Delivered]) -> Option<MarkMove> {
-        let (mut failures, part) = (0, format!("{} consumer", self.0.group));
+        let (mut failures, part) = (0, format!("{} inbox", self.0.group));
         loop {
             match self.take_in(key, messages).await {
                 Ok(passed) => {

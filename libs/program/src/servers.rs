@@ -77,6 +77,15 @@ pub struct Servers {
     lab: crate::lab::Lab,
 }
 
+/// What a process can do without a server; which service needs which is said in [`host::health`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It answers nothing, and is unready.
+    Always,
+    /// What it would do there waits, and it is ready.
+    Later,
+}
+
 impl Servers {
     /// The store of a service, once it is there; its log is sealed from then on.
     ///
@@ -107,18 +116,18 @@ impl Servers {
         Ok(Arc::new(Postgres::open(&self.postgres, None).await.context("JANGTEO_POSTGRES")?))
     }
 
-    /// What carries messages; whether the brokers answer is said in the process's health.
+    /// What carries messages; whether the brokers answer is said in the process's health, which is degraded or unready without them.
     ///
     /// # Errors
     /// If the brokers' addresses are malformed.
-    pub fn messages(&self, process: &Process) -> anyhow::Result<Messages> {
+    pub fn messages(&self, process: &Process, need: Need) -> anyhow::Result<Messages> {
         let settings =
             kafka::Settings { servers: self.kafka.clone(), prefix: self.prefix.clone(), replicas: self.kafka_replicas };
         let kafka = Kafka::new(&settings).context("JANGTEO_KAFKA, JANGTEO_KAFKA_REPLICAS or JANGTEO_PREFIX")?;
         let bus = Arc::new(kafka);
         let messages = Messages::new(process, bus.clone());
         process.health.missing(KAFKA, "it was not asked yet");
-        process.tasks.spawn_until_stop(look_after(process.health.clone(), KAFKA.to_owned(), move || {
+        process.tasks.spawn_until_stop(look_after(process.health.clone(), KAFKA.to_owned(), need, move || {
             let bus = bus.clone();
             async move { bus.answers().await.map_err(|why| why.to_string()) }
         }));
@@ -150,7 +159,7 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
     };
     process.health.ready(part);
     let looked_at = store.clone();
-    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), move || {
+    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), Need::Always, move || {
         let store = looked_at.clone();
         async move { store.version(&"health".into()).await.map(|_| ()).map_err(|why| why.to_string()) }
     }));
@@ -158,7 +167,7 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
 }
 
 /// Says whether a server answers, for as long as the process runs.
-async fn look_after<A>(health: Health, part: String, ask: impl Fn() -> A)
+async fn look_after<A>(health: Health, part: String, need: Need, ask: impl Fn() -> A)
 where
     A: Future<Output = Result<(), String>>,
 {
@@ -175,7 +184,10 @@ where
                 if trouble.is_news(&why) {
                     tracing::warn!("{part}: it does not answer: {why}");
                 }
-                health.missing(&part, why);
+                match need {
+                    Need::Always => health.missing(&part, why),
+                    Need::Later => health.degraded(&part, why),
+                }
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -235,4 +247,25 @@ impl Cached {
 pub fn to(process: &Process, service: &str, addresses: &str) -> anyhow::Result<Transport> {
     let broken = |why| anyhow!("JANGTEO_{}: {why}", service.to_uppercase());
     replicas::by_name(&process.tasks, addresses).map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Orders are taken while the brokers are away: no replica of any service may leave the rotation over them.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_away_makes_unready_only_who_can_do_nothing_without_it() {
+        for (need, unready) in [(Need::Always, true), (Need::Later, false)] {
+            let health = Health::default();
+            health.missing(KAFKA, "it was not asked yet");
+            let away = || async { Err("it is away".to_owned()) };
+            let looking = look_after(health.clone(), KAFKA.to_owned(), need, away);
+            assert!(tokio::time::timeout(LOOK_EVERY, looking).await.is_err());
+            assert_eq!((health.unready().is_empty(), health.impaired().is_empty()), (!unready, unready));
+            let back = look_after(health.clone(), KAFKA.to_owned(), need, || async { Ok(()) });
+            assert!(tokio::time::timeout(LOOK_EVERY, back).await.is_err());
+            assert!(health.unready().is_empty() && health.impaired().is_empty());
+        }
+    }
 }

@@ -253,7 +253,7 @@ impl Gateway {
     fn page(&self, page: Page) -> Result<Response<Full<Bytes>>, Problem> {
         let (kind, text) = match page {
             Page::Alive => ("text/plain", Bytes::from_static(b"ok")),
-            Page::Metrics => ("text/plain; version=0.0.4", Bytes::from(self.metrics.text())),
+            Page::Metrics => ("text/plain; version=0.0.4", Bytes::from(self.metrics.text() + &self.health.metrics())),
             Page::Api => ("application/json", self.api.clone()),
             Page::Docs(asset) => (asset.media_type, asset.bytes()),
             Page::Ready => {
@@ -263,7 +263,7 @@ impl Gateway {
                     let refusal = Refusal::new(Code::Unavailable, "not_ready", format!("not ready: {parts}"));
                     return Err(missing.iter().fold(refusal, |refusal, (part, why)| refusal.fact(part, why)).into());
                 }
-                ("text/plain", Bytes::from_static(b"ok"))
+                ("text/plain", Bytes::from(self.health.ready_page()))
             }
         };
         let mut response = Response::new(Full::from(text));
