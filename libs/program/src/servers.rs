@@ -146,7 +146,10 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
     let store = loop {
         match Postgres::open(url, None).await {
             Ok(store) => break Arc::new(store),
-            Err(why) if why.reason == Refusal::Address => return Err(anyhow!("{setting}: {why}")),
+            // Neither can change while the process runs.
+            Err(why) if matches!(why.reason, Refusal::Address | Refusal::Environment(_)) => {
+                return Err(anyhow!("{setting}: {why}"));
+            }
             Err(why) => {
                 let why = why.to_string();
                 if trouble.is_news(&why) {
