@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::connections;
 use crate::infra::Infra;
 use crate::processes::Process;
 use crate::servers::{Server, broken};
@@ -101,6 +102,7 @@ impl Fleet {
                 other => return Err(Failed::new(format!("up does not know {other}"))),
             }
         }
+        connections::check(&replicas)?;
         let run = cargo.target()?.join("shop");
         fs::create_dir_all(&run).map_err(|why| broken(&run, &why))?;
         let infra = Infra::of(cargo, None, None, false)?;

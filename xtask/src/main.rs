@@ -5,6 +5,7 @@
 mod api;
 mod bench;
 mod chance;
+mod connections;
 mod crash;
 mod fleet;
 mod infra;

@@ -1,6 +1,25 @@
 //! Alive, and ready or why not. A process that is alive and not ready is left running and gets no requests.
+//!
+//! A part that is away for all replicas at once must not make all of them unready, if they can answer without it. So a part is missing
+//! or degraded:
+//!
+//! | part | of | without it | readiness |
+//! |---|---|---|---|
+//! | its own database | order, inventory, payment, shipping, auditor | nothing can be answered | missing |
+//! | Kafka | order, inventory, payment, shipping | orders are taken; their events wait in the log | degraded |
+//! | Kafka | auditor | the books do not get on, and nobody can say how far behind they are | missing |
+//! | relay, consumer, inbox | order, inventory, payment, shipping | the same as without Kafka | degraded |
+//! | search | order, inventory | searches are refused or behind; all else is answered | degraded |
+//! | seals | all with seals | nobody can vouch for the log | missing |
+//! | the lease of the auditor | auditor | another replica has the books | missing |
+//! | Redis, other services | all | the database is asked; calls are refused one by one | not asked |
+//!
+//! What is degraded is said in `/readyz`, after `ok`, in the log when it begins and ends, and as the metric [`METRIC`].
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// The metric that is 1 for each part which cannot work, with whether the process is ready without it.
+pub const METRIC: &str = "part_impaired";
 
 /// Where the parts of a process say whether they can work. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +78,54 @@ impl Health {
         self.lock().iter().filter_map(of).collect()
     }
 
+    /// What `/readyz` says of a process that is ready: `ok`, and what is degraded, a line each.
+    #[must_use]
+    pub fn ready_page(&self) -> String {
+        let lines = self.impaired().into_iter().map(|(part, why)| format!("degraded: {part}: {why}\n"));
+        std::iter::once("ok\n".to_owned()).chain(lines).collect()
+    }
+
+    /// The metric [`METRIC`], as `/metrics` has it; empty if everything works.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let line = |part: &String, ready: bool| {
+            let part = part.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', " ");
+            format!("{METRIC}{{part=\"{part}\",ready=\"{ready}\"}} 1\n")
+        };
+        let (unready, impaired) = (self.unready(), self.impaired());
+        let lines: String =
+            unready.keys().map(|part| line(part, false)).chain(impaired.keys().map(|part| line(part, true))).collect();
+        match lines.is_empty() {
+            true => lines,
+            false => format!(
+                "# HELP {METRIC} Parts that cannot work, and whether the process is ready without them.\n# TYPE {METRIC} gauge\n{lines}"
+            ),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_missing_or_degraded_or_ready_and_never_two_of_them() {
+        let health = Health::default();
+        assert_eq!((health.ready_page().as_str(), health.metrics().as_str()), ("ok\n", ""));
+        health.missing("order store", "away");
+        health.degraded("Kafka", "away");
+        let of = |all: BTreeMap<String, String>| all.into_keys().collect::<Vec<_>>();
+        assert_eq!((of(health.unready()), of(health.impaired())), (vec!["order store".into()], vec!["Kafka".into()]));
+        let metrics = health.metrics();
+        assert!(metrics.contains("part_impaired{part=\"order store\",ready=\"false\"} 1\n"), "{metrics}");
+        assert!(metrics.contains("part_impaired{part=\"Kafka\",ready=\"true\"} 1\n"), "{metrics}");
+        health.degraded("order store", "slow");
+        assert_eq!((of(health.unready()).len(), of(health.impaired()).len()), (0, 2));
+        health.ready("order store");
+        assert_eq!(health.ready_page(), "ok\ndegraded: Kafka: away\n");
     }
 }

@@ -233,17 +233,29 @@ impl Consumer {
         let consumer = self.clone();
         self.0.process.tasks.spawn_until_stop(async move { consumer.run().await });
         let inner = self.0.clone();
+        let part = self.part();
         self.0.process.tasks.spawn_until_stop(async move {
             loop {
+                let mut answered = true;
                 for topic in inner.topics {
                     let lag = inner.bus.lag(inner.group, topic).await;
+                    answered &= lag.is_ok();
                     // The last figure would say that all is well.
                     let lag = lag.map_or(f64::NAN, |lag| lag as f64);
                     inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag);
                 }
+                // Where the bus does not answer, what is the matter stays said: joining a group is no proof that it is heard.
+                if answered {
+                    inner.process.health.ready(&part);
+                }
                 sleep(MEASURE_EVERY).await;
             }
         });
+    }
+
+    /// Under which name it says whether it hears anything.
+    fn part(&self) -> String {
+        format!("{} consumer", self.0.group)
     }
 
     async fn run(&self) {
@@ -260,6 +272,9 @@ impl Consumer {
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
+            if failures > 2 {
+                self.0.process.health.degraded(&self.part(), why.to_string());
+            }
             if failures > 2 && trouble.is_news(&why.to_string()) {
                 // Before that, the topic may not have been made yet.
                 tracing::warn!(consumer = self.0.group, %why, "nothing is heard; the consumer joins again");
@@ -338,7 +353,7 @@ impl Consumer {
 
     fn say_over(&self) {
         if self.store_trouble().is_over() {
-            self.0.process.health.ready(&self.part());
+            self.0.process.health.ready(&self.inbox());
             tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
         }
     }
@@ -349,12 +364,12 @@ impl Consumer {
         if self.store_trouble().is_news(&why) {
             tracing::error!(consumer = self.0.group, "{why}");
         }
-        self.0.process.health.degraded(&self.part(), why);
+        self.0.process.health.degraded(&self.inbox(), why);
     }
 
-    /// What it is called in the process's health.
-    fn part(&self) -> String {
-        format!("{} consumer", self.0.group)
+    /// Under which name it says whether the store takes in what it hears.
+    fn inbox(&self) -> String {
+        format!("{} inbox", self.0.group)
     }
 
     /// Takes in messages of one key. Gives the move of the mark over what was only passed by at the end.

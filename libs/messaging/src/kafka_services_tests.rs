@@ -151,7 +151,7 @@ async fn is_killed_under_load(away: Duration) {
     // Some are heard, and some are on their way.
     broker.kill();
     let (killed, mut rounds) = (Instant::now(), 100);
-    let told = || teller.process.health.unready().contains_key("log relay");
+    let told = || teller.process.health.impaired().contains_key("log relay");
     while rounds < 200 || killed.elapsed() < away || !told() {
         assert!(told() || killed.elapsed() < Duration::from_secs(20), "nobody says that nothing is published");
         rounds += 1;
@@ -175,7 +175,7 @@ async fn is_killed_under_load(away: Duration) {
     eprintln!(
         "away {was_away:.1?}, {while_away} events meanwhile; all in effect {caught_up:.1?} later, {again} published again"
     );
-    assert_eq!(teller.process.health.unready(), BTreeMap::new());
+    assert_eq!(teller.process.health.impaired(), BTreeMap::new());
     stop(&teller.process).await;
     stop(&world.consumer.0.process).await;
 }

@@ -244,7 +244,7 @@ impl Relay {
             }
             return;
         };
-        health.missing(&part, why.to_string());
+        health.degraded(&part, why.to_string());
         if !trouble.is_news(&why.to_string()) {
             return;
         }

@@ -13,12 +13,12 @@ pub fn at<B>(process: &Process, request: &Request<B>) -> Option<Response<Body>> 
     }
     let (status, kind, text) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-        "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", process.metrics.text()),
+        "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", process.metrics.text() + &process.health.metrics()),
         "/readyz" => {
             let missing = process.health.unready();
             let lines = missing.iter().map(|(part, why)| format!("{part}: {why}\n")).collect::<String>();
             match missing.is_empty() {
-                true => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+                true => (StatusCode::OK, "text/plain", process.health.ready_page()),
                 false => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", lines),
             }
         }
@@ -66,6 +66,11 @@ mod tests {
         assert_eq!(unready.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(text(unready).await, "order store: it is not there\n");
         assert_eq!(at(&process, &get("/healthz")).unwrap().status(), StatusCode::OK);
+        process.health.degraded("order store", "it is slow");
+        let ready = at(&process, &get("/readyz")).unwrap();
+        assert_eq!(ready.status(), StatusCode::OK);
+        assert_eq!(text(ready).await, "ok\ndegraded: order store: it is slow\n");
+        assert!(text(at(&process, &get("/metrics")).unwrap()).await.contains("part_impaired{part=\"order store\""));
         assert!(at(&process, &get("/v1/orders")).is_none());
     }
 }

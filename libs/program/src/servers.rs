@@ -78,6 +78,15 @@ pub struct Servers {
     lab: crate::lab::Lab,
 }
 
+/// What a process can do without a server; which service needs which is said in [`host::health`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// It answers nothing, and is unready.
+    Always,
+    /// What it would do there waits, and it is ready.
+    Later,
+}
+
 impl Servers {
     /// The store of a service, once it is there; its log is sealed from then on.
     ///
@@ -105,18 +114,18 @@ impl Servers {
         Ok(Arc::new(Postgres::open(&self.postgres, None).await.context("JANGTEO_POSTGRES")?))
     }
 
-    /// What carries messages; whether the brokers answer is said in the process's health.
+    /// What carries messages; whether the brokers answer is said in the process's health, which is degraded or unready without them.
     ///
     /// # Errors
     /// If the brokers' addresses are malformed.
-    pub fn messages(&self, process: &Process) -> anyhow::Result<Messages> {
+    pub fn messages(&self, process: &Process, need: Need) -> anyhow::Result<Messages> {
         let settings =
             kafka::Settings { servers: self.kafka.clone(), prefix: self.prefix.clone(), replicas: self.kafka_replicas };
         let kafka = Kafka::new(&settings).context("JANGTEO_KAFKA, JANGTEO_KAFKA_REPLICAS or JANGTEO_PREFIX")?;
         let bus = Arc::new(kafka);
         let messages = Messages::new(process, bus.clone());
         process.health.missing(KAFKA, "it was not asked yet");
-        process.tasks.spawn_until_stop(look_after(process.health.clone(), KAFKA.to_owned(), move || {
+        process.tasks.spawn_until_stop(look_after(process.health.clone(), KAFKA.to_owned(), need, move || {
             let bus = bus.clone();
             async move { bus.answers().await.map_err(|why| why.to_string()) }
         }));
@@ -135,7 +144,10 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
     let store = loop {
         match Postgres::open(url, None).await {
             Ok(store) => break Arc::new(store),
-            Err(why) if why.reason == Refusal::Address => return Err(anyhow!("{setting}: {why}")),
+            // Neither can change while the process runs.
+            Err(why) if matches!(why.reason, Refusal::Address | Refusal::Environment(_)) => {
+                return Err(anyhow!("{setting}: {why}"));
+            }
             Err(why) => {
                 let why = why.to_string();
                 if trouble.is_news(&why) {
@@ -148,7 +160,7 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
     };
     process.health.ready(part);
     let looked_at = store.clone();
-    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), move || {
+    process.tasks.spawn_until_stop(look_after(process.health.clone(), part.to_owned(), Need::Always, move || {
         let store = looked_at.clone();
         async move { store.version(&"health".into()).await.map(|_| ()).map_err(|why| why.to_string()) }
     }));
@@ -156,7 +168,7 @@ pub async fn store(process: &Process, part: &str, (setting, url): (&str, &str)) 
 }
 
 /// Says whether a server answers, for as long as the process runs.
-async fn look_after<A>(health: Health, part: String, ask: impl Fn() -> A)
+async fn look_after<A>(health: Health, part: String, need: Need, ask: impl Fn() -> A)
 where
     A: Future<Output = Result<(), String>>,
 {
@@ -173,7 +185,10 @@ where
                 if trouble.is_news(&why) {
                     tracing::warn!("{part}: it does not answer: {why}");
                 }
-                health.missing(&part, why);
+                match need {
+                    Need::Always => health.missing(&part, why),
+                    Need::Later => health.degraded(&part, why),
+                }
             }
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -277,5 +292,21 @@ mod tests {
         assert!(second.contains("JANGTEO_SEARCH_FOLDER") && second.contains("another process"), "{second}");
         drop(kept);
         assert!(own(&["--search-folder", "/nowhere"]).is_err());
+    }
+
+    /// Orders are taken while the brokers are away: no replica of any service may leave the rotation over them.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_away_makes_unready_only_who_can_do_nothing_without_it() {
+        for (need, unready) in [(Need::Always, true), (Need::Later, false)] {
+            let health = Health::default();
+            health.missing(KAFKA, "it was not asked yet");
+            let away = || async { Err("it is away".to_owned()) };
+            let looking = look_after(health.clone(), KAFKA.to_owned(), need, away);
+            assert!(tokio::time::timeout(LOOK_EVERY, looking).await.is_err());
+            assert_eq!((health.unready().is_empty(), health.impaired().is_empty()), (!unready, unready));
+            let back = look_after(health.clone(), KAFKA.to_owned(), need, || async { Ok(()) });
+            assert!(tokio::time::timeout(LOOK_EVERY, back).await.is_err());
+            assert!(health.unready().is_empty() && health.impaired().is_empty());
+        }
     }
 }

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use elasticsearch::Elasticsearch;
+use elasticsearch::auth::Credentials;
 use elasticsearch::http::headers::HeaderMap;
 use elasticsearch::http::request::{JsonBody, NdBody};
 use elasticsearch::http::response::Response;
-use elasticsearch::http::transport::Transport;
-use elasticsearch::http::{Method, StatusCode};
+use elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
+use elasticsearch::http::{Method, StatusCode, Url};
 use serde_json::{Value, json};
 
 use crate::SearchError;
@@ -59,9 +60,19 @@ impl Client {
     /// A sentence, if it is no URL.
     pub(crate) fn new(url: &str) -> Result<Client, SearchError> {
         let broken = |why: &dyn std::fmt::Display| SearchError::Unavailable(format!("Elasticsearch's address: {why}"));
-        let transport = Transport::single_node(url).map_err(|why| broken(&why))?;
-        let parsed = elasticsearch::http::Url::parse(url).map_err(|why| broken(&why))?;
-        // Without what may stand in front of the host: a name and a password.
+        let mut parsed = Url::parse(url).map_err(|why| broken(&why))?;
+        let password = parsed.password().map(str::to_owned);
+        let credentials = password.map(|password| Credentials::Basic(parsed.username().to_owned(), password));
+        if credentials.is_some() {
+            // It fails for addresses without a host, which are no such address.
+            let _ = parsed.set_username("").and_then(|()| parsed.set_password(None));
+        }
+        // What the setting names is asked directly, whatever proxy the environment has for others.
+        let mut transport = TransportBuilder::new(SingleNodeConnectionPool::new(parsed.clone())).disable_proxy();
+        if let Some(credentials) = credentials {
+            transport = transport.auth(credentials);
+        }
+        let transport = transport.build().map_err(|why| broken(&why))?;
         let host = parsed.host_str().unwrap_or_default();
         let address = format!("{host}:{}", parsed.port_or_known_default().unwrap_or_default());
         Ok(Client { client: Elasticsearch::new(transport), address })
@@ -273,4 +284,45 @@ fn described(index: &str) -> Value {
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::process::Command;
+
+    use super::*;
+
+    /// A shell or a container may have a proxy for the web; the servers of the shop are not behind it.
+    #[test]
+    fn what_the_setting_names_is_asked_directly() {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "elastic_client::tests::a_server_here_answers", "--ignored", "--nocapture"]);
+        for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"] {
+            command.env(variable, "http://127.0.0.1:1");
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[tokio::test]
+    #[ignore = "run by another in a process of its own"]
+    async fn a_server_here_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let read = peer.read(&mut request).unwrap();
+            let answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+            peer.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&request[..read]).into_owned()
+        });
+        let client = Client::new(&format!("http://lee:secret@{address}")).unwrap();
+        assert_eq!(client.get("/").await.map(|answer| answer.status).ok(), Some(200));
+        assert!(asked.join().unwrap().to_lowercase().contains("authorization: basic bgvlonnly3jlda=="));
+        assert_eq!(client.address, address.to_string());
+    }
 }

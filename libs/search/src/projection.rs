@@ -193,7 +193,7 @@ impl Projector {
                         let projection = self.0.projection.name();
                         tracing::error!(projection, after, why, "the projection stops until this can be read");
                     }
-                    self.0.process.health.missing(&part, format!("it stopped after position {after}: {why}"));
+                    self.0.process.health.degraded(&part, format!("it stopped after position {after}: {why}"));
                     sleep(AFTER_UNREADABLE).await;
                 }
                 Err(_) => sleep(AFTER_FAILURE).await,

@@ -137,7 +137,7 @@ async fn an_unknown_event_stops_one_projection_and_is_not_passed_over() {
     assert_eq!(notes.checkpoint().await.unwrap().position, 1, "not passed over");
     assert_eq!(of_memos.search(&query("other")).await.unwrap().ids, ["memo-1"]);
     assert_eq!(of_notes.search(&query("first")).await.unwrap().ids, ["note-1"], "what was found is found");
-    let missing = world.process.health.unready();
+    let missing = world.process.health.impaired();
     assert_eq!(missing.keys().collect::<Vec<_>>(), ["note search"]);
     assert!(missing["note search"].contains("Unheard"), "{missing:?}");
 
@@ -188,11 +188,11 @@ async fn a_projection_goes_on_when_what_stopped_it_is_repaired() {
     sleep(Duration::from_secs(2)).await;
     world.write("note-2", "second").await;
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(world.process.health.unready()["note search"], "it stopped after position 1: it is beyond me");
+    assert_eq!(world.process.health.impaired()["note search"], "it stopped after position 1: it is beyond me");
     knows.store(true, Ordering::SeqCst);
     sleep(AFTER_UNREADABLE + Duration::from_secs(1)).await;
     assert_eq!(projector.search(&query("second")).await.unwrap().ids, ["note-2"]);
-    assert!(world.process.health.unready().is_empty());
+    assert!(world.process.health.impaired().is_empty());
     assert!(world.process.tasks.drain(Duration::from_secs(1)).await);
 }
 

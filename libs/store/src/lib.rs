@@ -41,6 +41,8 @@ mod postgres_agenda;
 #[cfg(feature = "infra")]
 mod postgres_batch;
 #[cfg(feature = "infra")]
+mod postgres_environment;
+#[cfg(feature = "infra")]
 mod postgres_questions;
 #[cfg(feature = "infra")]
 mod postgres_readers;

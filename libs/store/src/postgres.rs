@@ -14,7 +14,7 @@
 //! `postgres_schema.rs` makes and opens the database.
 //!
 //! # Limits
-//! Seven connections for each process. Time is the server's, for the clocks of replicas differ; where the server is replaced by
+//! [`CONNECTIONS`] for each process. Time is the server's, for the clocks of replicas differ; where the server is replaced by
 //! one with another clock, timers are late or early by the difference; and one that was not a synchronous standby lacks commits
 //! that were answered. A full queue answers `Unavailable` at once.
 use std::sync::Arc;
@@ -42,6 +42,9 @@ use crate::{
     Versions,
 };
 
+/// How many connections a process has to the database of one store: those that read, the writer, the sequencer and the listener.
+pub const CONNECTIONS: usize = 7;
+const _: () = assert!(CONNECTIONS == crate::postgres_readers::READERS + 3);
 /// Most commits that wait for the writer.
 const QUEUE: usize = 1024;
 /// Longest lease, so that no sum runs over: some thirty thousand years.

@@ -27,7 +27,7 @@ use crate::ReadError;
 use crate::postgres_schema::{Address, is_farewell};
 
 /// Most reads at a time.
-const READERS: usize = 4;
+pub(crate) const READERS: usize = 4;
 /// Longest wait for a connection to read with.
 const ACQUIRE: Duration = Duration::from_secs(2);
 /// Longest read; longer than its statement may take.

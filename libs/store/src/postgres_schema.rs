@@ -20,6 +20,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 
+use crate::postgres_environment::{direct, foreign};
+
 /// Longest wait for a connection.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 
@@ -106,6 +108,9 @@ pub enum Refusal {
     /// The server has no connection left.
     #[error("has no connection left: max_connections of the server is reached")]
     Busy,
+    /// The environment would change what the address says.
+    #[error("is not connected to while {0} is set in the environment: it would change every connection; unset it")]
+    Environment(&'static str),
     /// The address cannot be understood. It is not repeated, for there may be a password in it.
     #[error("is not an address like postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address,
@@ -176,8 +181,12 @@ impl Address {
         let wrong = || OpenError { database: "the store's address".to_owned(), reason: Refusal::Address };
         let known = url.starts_with("postgres://") || url.starts_with("postgresql://");
         let options: PgConnectOptions = url.parse().ok().filter(|_| known).ok_or_else(wrong)?;
+        let options = direct(options, url);
         let database = options.get_database().unwrap_or(options.get_username());
         let name = format!("{}:{}/{database}", options.get_host(), options.get_port());
+        if let Some(variable) = foreign(url) {
+            return Err(OpenError { database: name, reason: Refusal::Environment(variable) });
+        }
         let options = options.options(SETTINGS).disable_statement_logging();
         Ok(Address { options, name })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use auditor::invariant::Terms;
 use clap::Parser;
 use program::process::{self, Settings};
-use program::servers::Servers;
+use program::servers::{Need, Servers};
 use telemetry::metrics::Red;
 
 /// Jangteo's auditor: keeps the books of the whole shop from what its services publish.
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let Config { settings, servers, pick_up_ms, transit_ms } = Config::parse();
     let terms = Terms::at_the_pace_of(Duration::from_millis(pick_up_ms), Duration::from_millis(transit_ms));
     process::run(&settings, servers.listen, async |process, _| {
-        let messages = servers.messages(&process)?;
+        let messages = servers.messages(&process, Need::Always)?;
         let store = servers.store(&process, "auditor").await?;
         let red = Red::new(&process.metrics, "grpc");
         let books = auditor::start(&process, store, &messages, terms, red);

@@ -254,12 +254,12 @@ impl Gateway {
     fn page(&self, page: Page) -> Result<Response<Full<Bytes>>, Problem> {
         let text = match page {
             Page::Alive => Bytes::from_static(b"ok"),
-            Page::Metrics => Bytes::from(self.metrics.text()),
+            Page::Metrics => Bytes::from(self.metrics.text() + &self.health.metrics()),
             Page::Api => self.api.clone(),
             Page::Docs(asset) => asset.bytes(),
             Page::Ready => match pages::unready(&self.health) {
                 Some(problem) => return Err(problem),
-                None => Bytes::from_static(b"ok"),
+                None => Bytes::from(self.health.ready_page()),
             },
         };
         Ok(page.response(text))

@@ -5,7 +5,7 @@ use clap::Parser;
 use inventory::catalogue;
 use program::process::{self, Settings};
 use program::rebuild::{self, Command};
-use program::servers::{Cached, Search, Servers};
+use program::servers::{Cached, Need, Search, Servers};
 use search::projection::Meters;
 use telemetry::metrics::Red;
 
@@ -39,7 +39,8 @@ fn main() -> ExitCode {
         return rebuild::run(&servers, &search, &inventory::found::Found);
     }
     process::run(&settings, servers.listen, async |process, _| {
-        let (messages, index) = (servers.messages(&process)?, search.index(&process, &servers, "product")?);
+        let (messages, index) =
+            (servers.messages(&process, Need::Later)?, search.index(&process, &servers, "product")?);
         let cache = cached.cache(&servers, "inventory")?;
         let store = servers.store(&process, "inventory").await?;
         let (meters, red) = (Meters::new(&process), Red::new(&process.metrics, "grpc"));

@@ -6,7 +6,7 @@ use clap::Parser;
 use order::Neighbours;
 use program::process::{self, Settings};
 use program::rebuild::{self, Command};
-use program::servers::{self, Search, Servers};
+use program::servers::{self, Need, Search, Servers};
 use search::projection::Meters;
 use telemetry::metrics::Red;
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         return rebuild::run(&servers, &search, &order::found::Found);
     }
     process::run(&settings, servers.listen, async |process, _| {
-        let (messages, index) = (servers.messages(&process)?, search.index(&process, &servers, "order")?);
+        let (messages, index) = (servers.messages(&process, Need::Later)?, search.index(&process, &servers, "order")?);
         let neighbours = Neighbours {
             inventory: servers::to(&process, "inventory", &inventory)?,
             payment: servers::to(&process, "payment", &payment)?,

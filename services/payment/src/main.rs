@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use payment::bank::Bank;
 use program::process::{self, Settings};
-use program::servers::{self, Servers};
+use program::servers::{self, Need, Servers};
 use telemetry::metrics::Red;
 use tokio::try_join;
 
@@ -29,7 +29,7 @@ struct Config {
 fn main() -> ExitCode {
     let Config { settings, servers, bank } = Config::parse();
     process::run(&settings, servers.listen, async |process, _| {
-        let messages = servers.messages(&process)?;
+        let messages = servers.messages(&process, Need::Later)?;
         let ledger = servers::store(&process, "bank ledger", ("JANGTEO_BANK_POSTGRES", &bank));
         let (store, ledger) = try_join!(servers.store(&process, "payment"), ledger)?;
         let (bank, reports) = Bank::new(&process, ledger);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use program::process::{self, Settings};
-use program::servers::{self, Servers};
+use program::servers::{self, Need, Servers};
 use shipping::carrier::Simulator;
 use telemetry::metrics::Red;
 use tokio::try_join;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let Config { settings, servers, carrier, pick_up_ms, transit_ms } = Config::parse();
     let [pick_up, transit] = [pick_up_ms, transit_ms].map(Duration::from_millis);
     process::run(&settings, servers.listen, async |process, _| {
-        let messages = servers.messages(&process)?;
+        let messages = servers.messages(&process, Need::Later)?;
         let book = servers::store(&process, "carrier book", ("JANGTEO_CARRIER_POSTGRES", &carrier));
         let (store, carrier) = try_join!(servers.store(&process, "shipping"), book)?;
         let carrier = Arc::new(Simulator::new(&process, carrier, transit));
