@@ -78,11 +78,14 @@ impl Health {
         self.lock().iter().filter_map(of).collect()
     }
 
-    /// What `/readyz` says of a process that is ready: `ok`, and what is degraded, a line each.
+    /// What `/readyz` says, a line each: what is missing, or else `ok`, and what is degraded.
     #[must_use]
-    pub fn ready_page(&self) -> String {
-        let lines = self.impaired().into_iter().map(|(part, why)| format!("degraded: {part}: {why}\n"));
-        std::iter::once("ok\n".to_owned()).chain(lines).collect()
+    pub fn page(&self) -> String {
+        let unready = self.unready();
+        let ok = unready.is_empty().then(|| "ok\n".to_owned());
+        let missing = unready.into_iter().map(|(part, why)| format!("{part}: {why}\n"));
+        let degraded = self.impaired().into_iter().map(|(part, why)| format!("degraded: {part}: {why}\n"));
+        ok.into_iter().chain(missing).chain(degraded).collect()
     }
 
     /// The metric [`METRIC`], as `/metrics` has it; empty if everything works.
@@ -115,7 +118,7 @@ mod tests {
     #[test]
     fn a_part_is_missing_or_degraded_or_ready_and_never_two_of_them() {
         let health = Health::default();
-        assert_eq!((health.ready_page().as_str(), health.metrics().as_str()), ("ok\n", ""));
+        assert_eq!((health.page().as_str(), health.metrics().as_str()), ("ok\n", ""));
         health.missing("order store", "away");
         health.degraded("Kafka", "away");
         let of = |all: BTreeMap<String, String>| all.into_keys().collect::<Vec<_>>();
@@ -126,6 +129,6 @@ mod tests {
         health.degraded("order store", "slow");
         assert_eq!((of(health.unready()).len(), of(health.impaired()).len()), (0, 2));
         health.ready("order store");
-        assert_eq!(health.ready_page(), "ok\ndegraded: Kafka: away\n");
+        assert_eq!(health.page(), "ok\ndegraded: Kafka: away\n");
     }
 }

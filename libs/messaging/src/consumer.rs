@@ -41,7 +41,7 @@ use tonic::Code;
 use tracing::Instrument;
 
 use crate::blocked::Blocked;
-use crate::envelope::Envelope;
+use crate::envelope::{self, Envelope, TRACEPARENT};
 use crate::meters::Meters;
 use crate::parked::{Command, Parked, Reason, Waiting, short, shortened};
 use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription, Without};
@@ -58,6 +58,8 @@ const AT_ONCE: usize = 64;
 /// How long is waited after the first failure; doubled up to [`SLOWEST`].
 const PAUSE: Duration = Duration::from_millis(50);
 const SLOWEST: Duration = Duration::from_secs(2);
+/// So many failures, some ten seconds, are no news if a topic does not exist: the service that makes it may be starting too.
+const WITHOUT_TOPIC: u32 = 9;
 /// How long is waited where a person has to do something.
 const AFTER_CORRUPT: Duration = Duration::from_secs(5);
 /// So many characters of a key are said in a log line.
@@ -272,11 +274,11 @@ impl Consumer {
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
-            if failures > 2 {
+            let expected = if let BusError::Malformed(_) = why { WITHOUT_TOPIC } else { 2 };
+            if failures > expected {
                 self.0.process.health.degraded(&self.part(), why.to_string());
             }
-            if failures > 2 && trouble.is_news(&why.to_string()) {
-                // Before that, the topic may not have been made yet.
+            if failures > expected && trouble.is_news(&why.to_string()) {
                 tracing::warn!(consumer = self.0.group, %why, "nothing is heard; the consumer joins again");
             }
             sleep(pause(failures)).await;
@@ -471,7 +473,7 @@ impl Consumer {
         receipt: &Receipt,
     ) -> Result<Result<(), (Reason, String)>, Interrupted> {
         let Envelope { stream, version, kind, traceparent, .. } = fact;
-        let trace_id = traceparent.get(3..35).unwrap_or_default();
+        let trace_id = envelope::trace_id(traceparent);
         let span =
             tracing::info_span!(parent: None, "message", trace_id, consumer = self.0.group, stream, version, kind);
         let mut tries = 0;
@@ -581,17 +583,29 @@ impl Consumer {
         self.count(waiting.reason.word(), 1);
         let (topic, key) = (&key.topic, shortened(&key.key, QUOTED));
         let (consumer, why) = (self.0.group, &waiting.message);
+        let traceparent = waiting.headers.iter().find(|(name, _)| name == TRACEPARENT);
+        let trace_id = traceparent.map_or("", |(_, traceparent)| envelope::trace_id(traceparent));
         if waiting.reason == Reason::Behind {
             tracing::info!(
                 consumer,
                 topic,
                 key,
                 version = waiting.place.version,
+                trace_id,
                 "a message waits behind a parked one"
             );
         } else {
             let reason = waiting.reason.word();
-            tracing::error!(consumer, topic, key, version = waiting.place.version, reason, why, "a message is parked");
+            tracing::error!(
+                consumer,
+                topic,
+                key,
+                version = waiting.place.version,
+                reason,
+                why,
+                trace_id,
+                "a message is parked"
+            );
         }
     }
 

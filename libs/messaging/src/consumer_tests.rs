@@ -452,6 +452,58 @@ async fn poison_blocks_its_own_stream_and_no_other() {
     }
 }
 
+/// Where a test reads the log lines of its thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Who looks for an order's lines by its trace finds that it is parked, too.
+#[tokio::test]
+async fn the_lines_of_parked_messages_carry_their_traces() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let world = World::new().await;
+    let traced = [(1, "refused"), (2, "")].map(|(version, payload)| {
+        let mut fact = world.fact("s", version, TOLD, payload.as_bytes());
+        let traceparent = format!("00-{:032x}-00f067aa0ba902b7-01", version);
+        fact.headers.iter_mut().find(|(name, _)| name == TRACEPARENT).unwrap().1 = traceparent;
+        fact
+    });
+    world.bus.publish("t", traced.into()).await.unwrap();
+    world.drain().await;
+    let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    for (line, version) in [("a message is parked", 1), ("a message waits behind a parked one", 2)] {
+        let line = lines.lines().find(|found| found.contains(line)).expect(line);
+        assert!(line.contains(&format!("trace_id=\"{version:032x}\"")), "{line}");
+    }
+}
+
+/// Services start together: until the one that makes a topic has done so, there is nothing to be said.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_not_made_yet_is_no_news_at_once() {
+    let world = World::over(Arc::new(Dying::never()), Arc::new(MemoryBus::plain()));
+    world.consumer.listen();
+    let health = world.consumer.0.process.health.clone();
+    sleep(Duration::from_secs(5)).await;
+    assert!(health.impaired().is_empty(), "{:?}", health.impaired());
+    sleep(Duration::from_secs(30)).await;
+    assert!(health.impaired()["shop consumer"].contains("topic t does not exist"));
+    world.bus.create("t", 3).await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    assert!(health.impaired().is_empty(), "{:?}", health.impaired());
+}
+
 /// OX-14: a version beyond the next is a gap: parked with an alarm, never skipped. What fills it opens the way.
 #[tokio::test]
 async fn a_gap_is_parked_and_never_skipped() {

@@ -36,7 +36,7 @@ const VERSION: &str = "ce_streamversion";
 const SCHEMA: &str = "ce_schemaversion";
 const CORRELATION: &str = "ce_correlationid";
 const CAUSATION: &str = "ce_causationid";
-const TRACEPARENT: &str = "traceparent";
+pub(crate) const TRACEPARENT: &str = "traceparent";
 const CONTENT_TYPE: (&str, &str) = ("content-type", "application/protobuf");
 
 /// So many characters are quoted of what somebody else wrote.
@@ -159,6 +159,11 @@ fn read(text: &str) -> Option<Timestamp> {
     }
     let prost_types::Timestamp { seconds, nanos } = text.parse().ok()?;
     Some(Timestamp(seconds.checked_mul(MICROSECONDS)?.checked_add(i64::from(nanos) / 1_000)?))
+}
+
+/// The trace of a `traceparent`; empty if it has none.
+pub(crate) fn trace_id(traceparent: &str) -> &str {
+    traceparent.get(3..35).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! | `unsent.rs` | measures what of it is not published |
 //! | [`consumer`] | takes in what others published, once in effect |
 //! | [`parked`] | PURE: the messages of one key that could not be taken in |
-//! | `blocked.rs` | the index of keys that wait |
+//! | `blocked.rs`, `blocked_keys.rs` | the index of keys that wait: its rules (PURE), and the store behind them |
 //! | [`dead_letters`] | what operators do about them |
 //! | [`grpc`] | driving adapter for operators |
 //! | [`meters`] | what is measured |
@@ -32,6 +32,7 @@
 //! Delivery is at least once; order holds within a key, and nothing is promised across keys. Messages are kept for ever.
 
 mod blocked;
+mod blocked_keys;
 pub mod consumer;
 #[cfg(test)]
 mod contract;

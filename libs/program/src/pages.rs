@@ -15,12 +15,9 @@ pub fn at<B>(process: &Process, request: &Request<B>) -> Option<Response<Body>> 
         "/healthz" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", process.metrics.text() + &process.health.metrics()),
         "/readyz" => {
-            let missing = process.health.unready();
-            let lines = missing.iter().map(|(part, why)| format!("{part}: {why}\n")).collect::<String>();
-            match missing.is_empty() {
-                true => (StatusCode::OK, "text/plain", process.health.ready_page()),
-                false => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", lines),
-            }
+            let status =
+                if process.health.unready().is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            (status, "text/plain", process.health.page())
         }
         _ => return None,
     };
@@ -62,11 +59,13 @@ mod tests {
         let process = process();
         assert_eq!(at(&process, &get("/readyz")).unwrap().status(), StatusCode::OK);
         process.health.missing("order store", "it is not there");
+        process.health.degraded("search", "it is behind");
         let unready = at(&process, &get("/readyz")).unwrap();
         assert_eq!(unready.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(text(unready).await, "order store: it is not there\n");
+        assert_eq!(text(unready).await, "order store: it is not there\ndegraded: search: it is behind\n");
         assert_eq!(at(&process, &get("/healthz")).unwrap().status(), StatusCode::OK);
         process.health.degraded("order store", "it is slow");
+        process.health.ready("search");
         let ready = at(&process, &get("/readyz")).unwrap();
         assert_eq!(ready.status(), StatusCode::OK);
         assert_eq!(text(ready).await, "ok\ndegraded: order store: it is slow\n");

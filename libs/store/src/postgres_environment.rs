@@ -19,7 +19,6 @@ const FOREIGN: [(&str, &str); 4] =
     [("PGOPTIONS", "options"), ("PGSSLROOTCERT", "sslrootcert"), ("PGSSLCERT", "sslcert"), ("PGSSLKEY", "sslkey")];
 
 /// The variable of the environment that would change connections to the address, if there is one.
-#[expect(clippy::disallowed_methods, reason = "it is read to be refused")]
 pub(crate) fn foreign(url: &str) -> Option<&'static str> {
     let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
     FOREIGN

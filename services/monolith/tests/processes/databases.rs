@@ -137,6 +137,7 @@ async fn shelves_that_cannot_be_stocked_at_the_start_are_stocked_without_a_resta
     let sentence = "the shelves cannot be stocked: ";
     inventory.misses("inventory shelves", sentence).await;
     inventory.misses("inventory store", &servers.name).await;
+    inventory.says("topic shipping-events does not exist").await;
     let said = inventory.falls_silent().await;
     assert_eq!(said.iter().filter(|line| line.contains(sentence)).count(), 1, "{said:#?}");
 

@@ -40,9 +40,7 @@ async fn all_lines_of_an_order_carry_its_id_and_its_trace() {
             let placed = placed.lines().find(|line| line.contains("order placed") && line.contains(order_id.as_str()));
             let trace = trace_id(placed.unwrap()).expect("it has a trace").to_owned();
             for (name, sentence) in sentences {
-                let log = log(name);
-                let about_it = |line: &&str| line.contains(sentence) && line.contains(order_id.as_str());
-                assert!(log.lines().any(|line| about_it(&line)), "{name} does not say {sentence:?}:\n{log}");
+                shop.replicas(name).next().unwrap().says_of(order_id, sentence).await;
             }
             for (name, service) in &shop.services {
                 for line in service.log().lines() {

@@ -120,6 +120,13 @@ impl Service {
         self.until(&what, |status, text| status == StatusCode::SERVICE_UNAVAILABLE && text.lines().any(told)).await;
     }
 
+    /// Waits until it says of a part that it is degraded, and why.
+    pub async fn is_degraded(&mut self, part: &str, why: &str) {
+        let told = |line: &str| line.starts_with(&format!("degraded: {part}: ")) && line.contains(why);
+        let what = format!("{part} is not degraded because of {why:?}");
+        self.until(&what, |_, text| text.lines().any(told)).await;
+    }
+
     /// Its warnings hold this sentence once, and no part of it says the same again and again.
     pub async fn says_once(&self, sentence: &str) {
         sleep(LISTEN).await;
@@ -141,9 +148,14 @@ impl Service {
 
     /// Waits for a line, whatever its level is.
     pub async fn says(&self, sentence: &str) {
+        self.says_of("", sentence).await;
+    }
+
+    /// Waits for a line about something.
+    pub async fn says_of(&self, what: &str, sentence: &str) {
         let started = Instant::now();
-        while !self.log().contains(sentence) {
-            assert!(started.elapsed() < PATIENCE, "{sentence:?} is not in\n{}", self.log());
+        while !self.log().lines().any(|line| line.contains(sentence) && line.contains(what)) {
+            assert!(started.elapsed() < PATIENCE, "{sentence:?} is not said of {what:?} in\n{}", self.log());
             sleep(Duration::from_millis(50)).await;
         }
     }
