@@ -92,6 +92,13 @@ const PATTERNS: &[Mutation] = &[
         "http_server::tests::a_wait_ends_when_its_client_hangs_up_whatever_it_has_sent_before",
     ),
     mutation(
+        "clients-take-all-files",
+        "libs/program/src/open_files.rs",
+        ("let left = allowed.saturating_sub(OWN + RESERVED);", "let left = allowed + CONNECTIONS - OWN - RESERVED;"),
+        SHOP,
+        "open_files::clients_do_not_take_the_files_of_the_stores",
+    ),
+    mutation(
         "one-connection-for-all-calls",
         "libs/host/src/network.rs",
         ("const CALLS: usize = 100;", "const CALLS: usize = 1_000;"),

@@ -59,12 +59,13 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 800 connections, for many systems allow 1,024 open files.
     fn default() -> Limits {
-        Limits { connections: 800, head: Duration::from_secs(10), patience: Duration::from_secs(20) }
+        Limits { connections: CONNECTIONS, head: Duration::from_secs(10), patience: Duration::from_secs(20) }
     }
 }
 
+/// The most connections at a time, where the system lets the process open as many files.
+pub const CONNECTIONS: usize = 800;
 /// The largest head of a request, in bytes.
 const MAX_HEAD_BYTES: u32 = 32 * 1024;
 /// The most requests at a time on one HTTP/2 connection.

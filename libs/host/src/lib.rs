@@ -52,6 +52,8 @@ pub struct Process {
     pub tasks: tasks::Tasks,
     /// Where parts say whether they can work.
     pub health: health::Health,
+    /// The most clients that are connected at a time.
+    pub connections: usize,
 }
 
 impl Process {
@@ -59,7 +61,7 @@ impl Process {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, ids: Arc<Ids>) -> Process {
         let (metrics, tasks, health) = Default::default();
-        Process { clock, ids, metrics, tasks, health }
+        Process { clock, ids, metrics, tasks, health, connections: http_server::CONNECTIONS }
     }
 
     /// A process on the machine's clock and chance.

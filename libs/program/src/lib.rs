@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`process`] | from the start to an orderly end: settings, log lines, one port, signals, drain, exit code |
+//! | [`open_files`] | how many clients the system has room for |
 //! | [`pages`] | what a process says of itself: alive, ready or why not, metrics |
 //! | `servers.rs` | the store, the bus and the index of a service, on real servers |
 //! | `rebuild.rs` | a command instead of serving: the search index of a service is made anew |
@@ -12,6 +13,7 @@
 
 #[cfg(feature = "lab")]
 pub mod lab;
+pub mod open_files;
 pub mod pages;
 pub mod process;
 #[cfg(feature = "infra")]

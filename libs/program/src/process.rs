@@ -41,7 +41,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::body::Body;
 
-use crate::pages;
+use crate::{open_files, pages};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -173,15 +173,17 @@ where
 {
     let format = if settings.log_json { Format::Json } else { Format::Text };
     let _written_to_the_end = logs::init(&settings.log, format).map_err(|why| anyhow!(why))?;
+    let connections = open_files::connections()?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("{address} cannot be listened on"))?;
     let address = listener.local_addr()?;
-    let process = Process::on_this_machine();
+    let process = Process { connections, ..Process::on_this_machine() };
     // Before anybody can know that it is there: whoever knows may stop it.
     let mut stop = StopSignals::listen()?;
     process.health.missing(PART, "it is starting");
     let opened = Arc::new(OnceLock::<Handler>::new());
     let answer = answering(process.clone(), opened.clone());
-    let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), Limits::default(), answer));
+    let limits = Limits { connections, ..Limits::default() };
+    let served = process.tasks.spawn(http_server::serve(listener, process.tasks.clone(), limits, answer));
 
     let opening = async {
         let Opened { handler, greeting } = open(process.clone(), address).await?;

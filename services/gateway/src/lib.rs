@@ -67,6 +67,7 @@ use host::call::Caller;
 use host::client_io::Peer;
 use host::error::Refusal;
 use host::health::Health;
+use host::http_server;
 use host::tasks::Tasks;
 use host::transport::Transport;
 use http::request::Parts;
@@ -113,14 +114,22 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
+        Limits::of(http_server::CONNECTIONS)
+    }
+}
+
+impl Limits {
+    /// The limits of a gateway with so many connections: waits and streams hold most of them at the worst, and never all.
+    #[must_use]
+    pub fn of(connections: usize) -> Limits {
         Limits {
             call: Duration::from_secs(10),
             body: Duration::from_secs(10),
             body_bytes: 64 * 1024,
             target_bytes: 2_000,
             at_once: 2_048,
-            waits: 512,
-            watchers: 256,
+            waits: connections * 16 / 25,
+            watchers: connections * 8 / 25,
         }
     }
 }
@@ -259,7 +268,7 @@ impl Gateway {
             Page::Docs(asset) => asset.bytes(),
             Page::Ready => match pages::unready(&self.health) {
                 Some(problem) => return Err(problem),
-                None => Bytes::from(self.health.ready_page()),
+                None => Bytes::from(self.health.page()),
             },
         };
         Ok(page.response(text))

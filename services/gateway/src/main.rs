@@ -66,7 +66,7 @@ fn main() -> ExitCode {
             ("shop.messaging.v1.DeadLetterService/shipping", servers::to(&process, "shipping", &shipping)?),
             ("shop.auditor.v1.BookService", servers::to(&process, "auditor", &auditor)?),
         ];
-        let gateway = Gateway::new(&process, upstreams, Limits::default()).map_err(|why| anyhow!(why))?;
+        let gateway = Gateway::new(&process, upstreams, Limits::of(process.connections)).map_err(|why| anyhow!(why))?;
         let gateway = Arc::new(gateway.on_port(HostNames::of(listen.ip(), &host_names)));
         let handler = process::handler(move |request| {
             let gateway = gateway.clone();

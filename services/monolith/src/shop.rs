@@ -166,6 +166,6 @@ pub fn open(process: &Process, stores: &Stores, surroundings: Surroundings) -> R
         ("shop.messaging.v1.DeadLetterService/shipping", shipping_letters),
         ("shop.auditor.v1.BookService", books),
     ];
-    let gateway = Gateway::new(process, upstreams, Limits::default())?;
+    let gateway = Gateway::new(process, upstreams, Limits::of(process.connections))?;
     Ok(Shop { gateway, inventory })
 }

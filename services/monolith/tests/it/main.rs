@@ -20,6 +20,7 @@ mod kill;
 #[path = "../ledgers/mod.rs"]
 mod ledgers;
 mod limits;
+mod open_files;
 mod operators;
 mod program;
 mod saga_matrix;

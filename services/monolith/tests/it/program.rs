@@ -42,7 +42,12 @@ impl Program {
     }
 
     async fn start_to(data: &Path, arguments: &[&str], log: Stdio) -> Program {
-        let mut child = Command::new(PROGRAM)
+        Program::start_as(Command::new(PROGRAM), data, arguments, log).await
+    }
+
+    /// The same by a command that becomes the program.
+    pub async fn start_as(mut command: Command, data: &Path, arguments: &[&str], log: Stdio) -> Program {
+        let mut child = command
             .args(["--port", "0", "--log", "warn", "--data"])
             .arg(data)
             .args(arguments)
