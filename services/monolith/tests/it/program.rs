@@ -1,7 +1,7 @@
 //! The real program: started, spoken to over TCP, stopped and killed. And what it says when it cannot start.
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,19 +33,25 @@ impl Program {
 
     /// The same with further arguments.
     pub async fn start_with(data: &Path, arguments: &[&str]) -> Program {
-        Program::start_to(data, arguments, Stdio::inherit()).await
+        Program::start_to(data, arguments, Stdio::inherit(), &[]).await
     }
 
     /// The same, with its log lines in a file.
     pub async fn start_logging(data: &Path, log: &Path) -> Program {
-        Program::start_to(data, &[], fs::File::create(log).unwrap().into()).await
+        Program::start_under(data, &[], log, &[]).await
     }
 
-    async fn start_to(data: &Path, arguments: &[&str], log: Stdio) -> Program {
+    /// The same with further settings in its environment.
+    pub async fn start_under(data: &Path, arguments: &[&str], log: &Path, settings: &[(&str, PathBuf)]) -> Program {
+        Program::start_to(data, arguments, fs::File::create(log).unwrap().into(), settings).await
+    }
+
+    async fn start_to(data: &Path, arguments: &[&str], log: Stdio, settings: &[(&str, PathBuf)]) -> Program {
         let mut child = Command::new(PROGRAM)
             .args(["--port", "0", "--log", "warn", "--data"])
             .arg(data)
             .args(arguments)
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(log)
             .kill_on_drop(true)
@@ -337,7 +343,7 @@ async fn an_order_right_after_the_folder_is_removed_is_not_accepted() {
     assert_eq!(problem["reason"], "outage", "{problem}");
 }
 
-async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
+pub async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(PROGRAM).args(arguments).arg("--data").arg(data).output().await.unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
