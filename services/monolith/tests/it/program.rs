@@ -48,8 +48,9 @@ impl Program {
 
     async fn start_to(data: &Path, arguments: &[&str], log: Stdio, settings: &[(&str, PathBuf)]) -> Program {
         let mut child = Command::new(PROGRAM)
-            .args(["--port", "0", "--log", "warn", "--data"])
+            .args(["--port", "0", "--data"])
             .arg(data)
+            .args(if arguments.contains(&"--log") { &[][..] } else { &["--log", "warn"] })
             .args(arguments)
             .envs(settings.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
@@ -190,6 +191,28 @@ async fn a_flag_or_port_or_folder_that_cannot_be_used_is_one_sentence() {
     }
     assert!(!Path::new("unused").exists(), "a port in use is found before a folder is made");
     program.stop().await;
+}
+
+/// Files of settings have lines such as `JANGTEO_PORT=`, and yes is said in many ways.
+#[tokio::test]
+async fn an_empty_setting_is_none_and_a_yes_is_one_in_any_of_its_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    for (yes, json) in
+        [("1", true), ("yes", true), ("ON", true), ("true", true), ("0", false), ("no", false), ("", false)]
+    {
+        let empty = ["PORT", "LOG", "DATA", "PICK_UP_MS", "TRANSIT_MS"].map(|name| format!("JANGTEO_{name}"));
+        let mut settings: Vec<_> = empty.iter().map(|name| (name.as_str(), PathBuf::new())).collect();
+        settings.push(("JANGTEO_LOG_JSON", yes.into()));
+        let program = Program::start_under(&data, &["--log", "info"], &log, &settings).await;
+        assert_eq!(program.stop().await, Some(0));
+        let lines = fs::read_to_string(&log).unwrap();
+        let first = lines.lines().next().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(first).is_ok(), json, "{yes:?}: {first}");
+    }
+    let said = Command::new(PROGRAM).args(["verify", "--data"]).arg(&data).env("JANGTEO_LOG_JSON", "perhaps").output();
+    let said = String::from_utf8(said.await.unwrap().stderr).unwrap();
+    assert!(said.contains("invalid value 'perhaps'"), "{said}");
 }
 
 #[tokio::test]
