@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`process`] | from the start to an orderly end: settings, log lines, one port, signals, drain, exit code |
 //! | [`open_files`] | how many clients the system has room for |
+//! | [`settings`] | reads arguments and environment |
 //! | [`pages`] | what a process says of itself: alive, ready or why not, metrics |
 //! | `servers.rs` | the store, the bus and the index of a service, on real servers |
 //! | `rebuild.rs` | a command instead of serving: the search index of a service is made anew |
@@ -20,3 +21,4 @@ pub mod process;
 pub mod rebuild;
 #[cfg(feature = "infra")]
 pub mod servers;
+pub mod settings;

@@ -27,6 +27,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use host::Process;
@@ -66,7 +67,7 @@ pub struct Settings {
     pub log: String,
 
     /// Log lines as JSON, one object a line
-    #[arg(long, env = "JANGTEO_LOG_JSON")]
+    #[arg(long, env = "JANGTEO_LOG_JSON", value_parser = BoolishValueParser::new())]
     pub log_json: bool,
 
     /// Ask the process that listens there whether it is ready, and end with 0 if it is, with 1 and what is missing if not

@@ -91,6 +91,7 @@ impl Source {
     pub fn copy(self, to: &Path) -> Result<(), String> {
         let attempt = || {
             let mut copy = Connection::open(to)?;
+            copy.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON")?;
             Backup::new(&self.reader, &mut copy)?.run_to_completion(PAGES, Duration::ZERO, None)?;
             copy.close().map_err(|(_, error)| error)
         };

@@ -141,14 +141,19 @@ fn connect(file: &Path, flags: OpenFlags, cache_kib: u32) -> rusqlite::Result<Co
         )?;
     }
     db.execute_batch(&format!(
-        "PRAGMA synchronous = FULL; PRAGMA cache_size = -{cache_kib}; PRAGMA busy_timeout = 5000"
+        "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON; PRAGMA cache_size = -{cache_kib}; PRAGMA busy_timeout = 5000"
     ))?;
     // Danger: a pragma that is not obeyed does not fail. An answer must mean that the commit is on the disk.
-    let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    // Nor must it be in the drive's own memory, where a Mac leaves it unless it is asked for more (F_FULLFSYNC).
+    for (setting, needed) in [("synchronous", 2), ("fullfsync", 1), ("checkpoint_fullfsync", 1)] {
+        let set: i64 = db.query_row(&format!("PRAGMA {setting}"), [], |row| row.get(0))?;
+        if set != needed {
+            return Err(failure(format!("{setting} is {set}, it must be {needed}")));
+        }
+    }
     let journal: String = db.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-    if (synchronous, journal.as_str()) != (2, "wal") {
-        let why = format!("synchronous is {synchronous} and journal_mode {journal}, they must be 2 (FULL) and wal");
-        return Err(failure(why));
+    if journal != "wal" {
+        return Err(failure(format!("journal_mode is {journal}, it must be wal")));
     }
     db.set_prepared_statement_cache_capacity(32);
     // One plan a statement, whatever is bound to it. Otherwise each read whose range is a parameter is planned anew, which
@@ -186,5 +191,24 @@ pub(crate) fn folder(file: &Path) -> &Path {
     match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a Mac, fsync leaves what was written in the drive's own memory. Elsewhere the setting changes nothing.
+    #[test]
+    fn every_connection_syncs_as_far_as_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("store.db");
+        create(&file, &STORE).unwrap();
+        let writer = open(&file, &STORE).unwrap();
+        let reader = reader(&file, &FileWatch::default()).unwrap();
+        for db in [writer, reader] {
+            let setting = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
+            assert_eq!([setting("synchronous"), setting("fullfsync"), setting("checkpoint_fullfsync")], [2, 1, 1]);
+        }
     }
 }

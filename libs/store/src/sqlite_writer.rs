@@ -13,6 +13,11 @@
 //! undo, and a later one sees what an earlier one did. With one writer, positions are given in the same insert and nothing
 //! can commit out of their order. A batch that fails as a whole is rolled back and tried again, commit by commit.
 //!
+//! After an fsync that failed the file is trusted on, although the system may have dropped what it could not write and report the next
+//! one as good: SQLite rests nothing on what was not synced. A commit whose sync failed is not in the log; the next one is written over it,
+//! from the same place, and synced itself. A checkpoint whose sync failed does not count, and copies the same pages anew; the log
+//! that it copies from stays until it has succeeded. So whatever an answer rests on was written and synced after the failure.
+//!
 //! # Limits
 //! One commit waits for the batch before it. A transaction on a full or failing disk answers `Unavailable`; what is wrong
 //! is in the log.

@@ -31,7 +31,7 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, servers, pick_up_ms, transit_ms } = Config::parse();
+    let Config { settings, servers, pick_up_ms, transit_ms } = program::settings::parse();
     let terms = Terms::at_the_pace_of(Duration::from_millis(pick_up_ms), Duration::from_millis(transit_ms));
     process::run(&settings, servers.listen, async |process, _| {
         let messages = servers.messages(&process, Need::Always)?;

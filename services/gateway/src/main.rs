@@ -52,7 +52,8 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, listen, host_names, linger_ms, order, inventory, shipping, auditor } = Config::parse();
+    let Config { settings, listen, host_names, linger_ms, order, inventory, shipping, auditor } =
+        program::settings::parse();
     let settings = Settings { linger: Duration::from_millis(linger_ms), ..settings };
     process::run(&settings, listen, async |process, _| {
         let order = servers::to(&process, "order", &order)?;

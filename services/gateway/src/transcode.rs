@@ -55,6 +55,9 @@ pub(crate) fn parameters(message: &MessageDescriptor, pairs: &[(String, String)]
         let value = match (field.kind(), value.as_str()) {
             (prost_reflect::Kind::Bool, "true") => Json::Bool(true),
             (prost_reflect::Kind::Bool, "false") => Json::Bool(false),
+            (prost_reflect::Kind::Message(kind), text) if kind.full_name() == "google.protobuf.Timestamp" => {
+                Json::from(timestamp(text))
+            }
             (_, text) => Json::from(text),
         };
         if !field.is_list() {
@@ -66,6 +69,21 @@ pub(crate) fn parameters(message: &MessageDescriptor, pairs: &[(String, String)]
         }
     }
     tracked(message, Json::Object(json))
+}
+
+/// A moment in the one form of RFC 3339 that is read here, if it is in one of the others: in lower case, with more digits than count,
+/// or with a + that nobody escaped, which is a blank in a query.
+fn timestamp(text: &str) -> String {
+    let mut text = text.to_ascii_uppercase();
+    let zone = text.len().saturating_sub("+09:00".len());
+    if let Some([b' ', h, m, b':', minutes @ ..]) = text.as_bytes().get(zone..)
+        && [h, m].into_iter().chain(minutes).all(u8::is_ascii_digit)
+    {
+        text.replace_range(zone..=zone, "+");
+    }
+    let Some((whole, rest)) = text.split_once('.') else { return text };
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    format!("{whole}.{}{}", &rest[..digits.min(9)], &rest[digits..])
 }
 
 /// Puts what the path says about `names` into what the body says.

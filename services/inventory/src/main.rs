@@ -34,7 +34,7 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { command, settings, servers, search, cached } = Config::parse();
+    let Config { command, settings, servers, search, cached } = program::settings::parse();
     if let Some(Command::Rebuild) = command {
         return rebuild::run(&servers, &search, &inventory::found::Found);
     }

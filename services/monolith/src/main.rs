@@ -78,7 +78,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let config: Config = program::settings::parse();
     match &config.command {
         None => run(&config),
         Some(command) => process::on_a_runtime(async {

@@ -44,7 +44,7 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { command, settings, servers, search, inventory, payment, shipping } = Config::parse();
+    let Config { command, settings, servers, search, inventory, payment, shipping } = program::settings::parse();
     if let Some(Command::Rebuild) = command {
         return rebuild::run(&servers, &search, &order::found::Found);
     }

@@ -27,7 +27,7 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, servers, bank } = Config::parse();
+    let Config { settings, servers, bank } = program::settings::parse();
     process::run(&settings, servers.listen, async |process, _| {
         let messages = servers.messages(&process, Need::Later)?;
         let ledger = servers::store(&process, "bank ledger", ("JANGTEO_BANK_POSTGRES", &bank));

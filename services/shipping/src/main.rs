@@ -37,7 +37,7 @@ struct Config {
 }
 
 fn main() -> ExitCode {
-    let Config { settings, servers, carrier, pick_up_ms, transit_ms } = Config::parse();
+    let Config { settings, servers, carrier, pick_up_ms, transit_ms } = program::settings::parse();
     let [pick_up, transit] = [pick_up_ms, transit_ms].map(Duration::from_millis);
     process::run(&settings, servers.listen, async |process, _| {
         let messages = servers.messages(&process, Need::Later)?;

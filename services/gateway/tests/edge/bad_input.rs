@@ -228,3 +228,58 @@ async fn a_body_cannot_say_something_else_than_the_path() {
     let answer = world.post("/v1/orders/o-1:cancel", r#"{"order_id":"o-2"}"#).await;
     world.refused_here(&answer, 400, "invalid", "order_id");
 }
+
+/// RFC 3339, as people write it: in a query an unescaped + arrives as a blank.
+#[tokio::test]
+async fn a_moment_is_taken_in_every_form_of_its_standard_and_in_no_other() {
+    let world = World::new();
+    let taken = [
+        ("2027-01-15T08:00:00Z", 1_800_000_000, 0),
+        ("2027-01-15T17:00:00%2B09:00", 1_800_000_000, 0),
+        ("2027-01-15T17:00:00+09:00", 1_800_000_000, 0),
+        ("2027-01-15T17:00:00.5+09:00", 1_800_000_000, 500_000_000),
+        ("2027-01-15T03:30:00-04:30", 1_800_000_000, 0),
+        ("2027-01-15T08:00:00-00:00", 1_800_000_000, 0),
+        ("2027-01-15t08:00:00z", 1_800_000_000, 0),
+        ("2027-01-15T08:00:00.1Z", 1_800_000_000, 100_000_000),
+        ("2027-01-15T08:00:00.123456789Z", 1_800_000_000, 123_456_789),
+        ("2027-01-15T08:00:00.1234567899999Z", 1_800_000_000, 123_456_789),
+        ("2016-12-31T23:59:60Z", 1_483_228_799, 0),
+        ("2017-01-01T08:59:60+09:00", 1_483_228_799, 0),
+        ("2028-02-29T00:00:00Z", 1_835_395_200, 0),
+        ("0001-01-01T00:00:00Z", -62_135_596_800_i64, 0),
+        ("9999-12-31T23:59:59.999999999Z", 253_402_300_799, 999_999_999),
+    ];
+    for (moment, seconds, nanos) in taken {
+        let answer = world.get(&format!("/v1/orders/a?at_time={moment}")).await;
+        assert_eq!(answer.status, 200, "{moment}: {answer:?}");
+        let message = world.shop.last().message;
+        let read = format!("at_time: Some(Timestamp {{ seconds: {seconds}, nanos: {nanos} }})");
+        assert!(message.contains(&read), "{moment}: {message}");
+    }
+    let refused = [
+        "2027-01-15",
+        "2027-01-15T08:00:00",
+        "2027-01-15T08:00Z",
+        "2027-01-15T08:00:00.Z",
+        "2027-01-15T24:00:00Z",
+        "2027-01-15T08:00:61Z",
+        "2027-02-29T08:00:00Z",
+        "2027-1-15T08:00:00Z",
+        "2027-01-15T08:00:00+9:00",
+        "2027-01-15T08:00:00+24:00",
+        "2027-01-15T08:00:00++09:00",
+        "0000-12-31T23:59:59Z",
+        "0001-01-01T00:00:00%2B09:00",
+        "10000-01-01T00:00:00Z",
+        "9999-12-31T23:59:59-09:00",
+        "%EC%98%A4%EB%8A%98",
+        "",
+    ];
+    let calls = world.shop.calls().len();
+    for moment in refused {
+        let answer = world.get(&format!("/v1/orders/a?at_time={moment}")).await;
+        assert_eq!((answer.status, answer.json()["field"].as_str()), (400, Some("at_time")), "{moment}: {answer:?}");
+    }
+    assert_eq!(world.shop.calls().len(), calls);
+}

@@ -1,7 +1,7 @@
 //! The real program: started, spoken to over TCP, stopped and killed. And what it says when it cannot start.
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,23 +33,27 @@ impl Program {
 
     /// The same with further arguments.
     pub async fn start_with(data: &Path, arguments: &[&str]) -> Program {
-        Program::start_to(data, arguments, Stdio::inherit()).await
+        Program::start_as(Command::new(PROGRAM), data, arguments, Stdio::inherit()).await
     }
 
     /// The same, with its log lines in a file.
     pub async fn start_logging(data: &Path, log: &Path) -> Program {
-        Program::start_to(data, &[], fs::File::create(log).unwrap().into()).await
+        Program::start_under(data, &[], log, &[]).await
     }
 
-    async fn start_to(data: &Path, arguments: &[&str], log: Stdio) -> Program {
-        Program::start_as(Command::new(PROGRAM), data, arguments, log).await
+    /// The same with further settings in its environment.
+    pub async fn start_under(data: &Path, arguments: &[&str], log: &Path, settings: &[(&str, PathBuf)]) -> Program {
+        let mut command = Command::new(PROGRAM);
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
+        Program::start_as(command, data, arguments, fs::File::create(log).unwrap().into()).await
     }
 
     /// The same by a command that becomes the program.
     pub async fn start_as(mut command: Command, data: &Path, arguments: &[&str], log: Stdio) -> Program {
         let mut child = command
-            .args(["--port", "0", "--log", "warn", "--data"])
+            .args(["--port", "0", "--data"])
             .arg(data)
+            .args(if arguments.contains(&"--log") { &[][..] } else { &["--log", "warn"] })
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(log)
@@ -189,6 +193,28 @@ async fn a_flag_or_port_or_folder_that_cannot_be_used_is_one_sentence() {
     }
     assert!(!Path::new("unused").exists(), "a port in use is found before a folder is made");
     program.stop().await;
+}
+
+/// Files of settings have lines such as `JANGTEO_PORT=`, and yes is said in many ways.
+#[tokio::test]
+async fn an_empty_setting_is_none_and_a_yes_is_one_in_any_of_its_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, log) = (folder.path().join("data"), folder.path().join("log"));
+    for (yes, json) in
+        [("1", true), ("yes", true), ("ON", true), ("true", true), ("0", false), ("no", false), ("", false)]
+    {
+        let empty = ["PORT", "LOG", "DATA", "PICK_UP_MS", "TRANSIT_MS"].map(|name| format!("JANGTEO_{name}"));
+        let mut settings: Vec<_> = empty.iter().map(|name| (name.as_str(), PathBuf::new())).collect();
+        settings.push(("JANGTEO_LOG_JSON", yes.into()));
+        let program = Program::start_under(&data, &["--log", "info"], &log, &settings).await;
+        assert_eq!(program.stop().await, Some(0));
+        let lines = fs::read_to_string(&log).unwrap();
+        let first = lines.lines().next().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(first).is_ok(), json, "{yes:?}: {first}");
+    }
+    let said = Command::new(PROGRAM).args(["verify", "--data"]).arg(&data).env("JANGTEO_LOG_JSON", "perhaps").output();
+    let said = String::from_utf8(said.await.unwrap().stderr).unwrap();
+    assert!(said.contains("invalid value 'perhaps'"), "{said}");
 }
 
 #[tokio::test]
@@ -342,7 +368,7 @@ async fn an_order_right_after_the_folder_is_removed_is_not_accepted() {
     assert_eq!(problem["reason"], "outage", "{problem}");
 }
 
-async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
+pub async fn command(data: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(PROGRAM).args(arguments).arg("--data").arg(data).output().await.unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(said).unwrap())
