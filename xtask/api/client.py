@@ -6,7 +6,8 @@ import itertools
 import sys
 
 from jangteo import Client
-from jangteo.api.dead_letter_service import list_dead_letters, list_dead_letters_2, list_dead_letters_3
+from jangteo.api.dead_letter_service import list_inventory_dead_letters, list_order_dead_letters
+from jangteo.api.dead_letter_service import list_shipping_dead_letters
 from jangteo.api.inventory_service import add_product, change_price, get_product, list_products, receive_stock
 from jangteo.api.order_service import cancel_order, get_order, list_order_events, list_orders, place_order, watch_order
 from jangteo.api.saga_service import get_saga, list_sagas
@@ -96,7 +97,7 @@ assert (stale.reason, stale.facts["unit_price"]) == ("price_changed", "25000"), 
 declined = buy("TEST-KETTLE", 1, 25_000, card="pm_card_declined")
 assert (declined.status, declined.rejection.reason) == (OrderStatus.ORDER_STATUS_REJECTED, "card_declined"), declined
 assert ask(get_order, order.order_id, x_customer_id="somebody-else", expect=404).code == "NOT_FOUND"
-for letters in [list_dead_letters, list_dead_letters_2, list_dead_letters_3]:
+for letters in [list_order_dead_letters, list_inventory_dead_letters, list_shipping_dead_letters]:
     assert everything(letters, "dead_letters", **operator) == []
 
 # The last parcels arrive, so that whoever comes next finds a quiet shop.

@@ -1,4 +1,4 @@
-//! Holds the REST interface to its document, `/openapi.json`: a client that is generated from it shops, schemathesis tries
+//! Holds the REST interface to its document, `/openapi.json`: clients that two generators make from it shop, schemathesis tries
 //! every operation, and documents that are not true are seen to be found out.
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::python::Python;
 use crate::shop::Shop;
 use crate::steps::{Cargo, Failed, judge, said, timed, within};
+use crate::typescript::TypeScript;
 
 /// The longest that a program may take. Some seconds are usual for the client, most of a minute for schemathesis; a machine that
 /// is busy otherwise takes three times as long.
@@ -39,7 +40,7 @@ const UNTRUE: [Untrue; 4] = [
         operation: "WatchOrder",
         says: r#""required":["event_id","#,
         instead: r#""required":["event_id","nowhere","#,
-        found: "SSE event violates schema",
+        found: "SSE event payload violates content schema",
     },
     Untrue {
         operation: "ListOrders",
@@ -49,10 +50,11 @@ const UNTRUE: [Untrue; 4] = [
     },
 ];
 
-/// Generates a client and shops with it, tries every operation, and sees that an untrue document is found out. All on one data
-/// folder, so that the shop is also opened on what the client left.
+/// Generates clients and shops with them, tries every operation, and sees that an untrue document is found out. All on one data
+/// folder, so that the shop is also opened on what the clients left.
 pub(crate) fn check(cargo: &Cargo) -> Result<(), Failed> {
     println!("==> the REST interface");
+    let typescript = TypeScript::installed(cargo)?;
     let Some(python) = Python::installed(cargo)? else { return Ok(()) };
     let (outcome, took) = timed(|| {
         let stage = Stage { python, ours: cargo.root().join("xtask/api"), folder: cargo.target()?.join("api") };
@@ -60,7 +62,8 @@ pub(crate) fn check(cargo: &Cargo) -> Result<(), Failed> {
         empty(&place)?;
         let (data, log) = (place.join("data"), place.join("log"));
         let shop = Shop::open(cargo, &data, &log)?;
-        stage.shop_with_a_generated_client(&shop)?;
+        stage.shop_with_a_client_in_python(&shop)?;
+        typescript.iter().try_for_each(|typescript| stage.shop_with_a_client_in_typescript(&shop, typescript))?;
         shop.close()?;
         stage.run("dead_letters.py", stage.script("dead_letters.py").arg(&data))?;
         let shop = Shop::open(cargo, &data, &log)?;
@@ -85,7 +88,15 @@ struct Stage {
 }
 
 impl Stage {
-    fn shop_with_a_generated_client(&self, shop: &Shop) -> Result<(), Failed> {
+    fn shop_with_a_client_in_typescript(&self, shop: &Shop, typescript: &TypeScript) -> Result<(), Failed> {
+        let (document, package) = (self.folder.join("openapi.json"), self.folder.join("typescript/client"));
+        write(&document, &shop.get("/openapi.json")?)?;
+        empty(&package)?;
+        let program = typescript.compile(&document, &self.ours.join("client.ts"), &package)?;
+        self.run("client.ts", Command::new("node").arg(program).arg(format!("http://{}", shop.address)))
+    }
+
+    fn shop_with_a_client_in_python(&self, shop: &Shop) -> Result<(), Failed> {
         let (document, package) = (self.folder.join("openapi.json"), self.folder.join("client"));
         write(&document, &shop.get("/openapi.json")?)?;
         empty(&package)?;

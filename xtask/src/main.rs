@@ -11,6 +11,7 @@ mod fleet;
 mod infra;
 mod mutants;
 mod mutations;
+mod npm;
 mod packages;
 mod processes;
 mod proto;
@@ -19,6 +20,7 @@ mod servers;
 mod shop;
 mod simulate;
 mod steps;
+mod typescript;
 
 use std::process::ExitCode;
 
@@ -31,7 +33,7 @@ cargo xtask test
     answers as /openapi.json says, and the simulation. Stops at the first failure. Installs what it needs below the target folder.
 
 cargo xtask test api
-    Of all that only the last: a generated client and schemathesis at the shop as it is built.
+    Of all that only the REST interface: two generated clients and schemathesis at the shop as it is built.
 
 cargo xtask simulate [--seeds N] [--from SEED] [--resume]
     Runs the whole shop under a seeded simulation, one process per core: every seed has to hold. With --resume a campaign

@@ -12,14 +12,13 @@ use crate::steps::{Failed, judge, said};
 pub(crate) const NOBODY: u32 = 65_534;
 /// The administrator's password; the servers are reached over the loopback address only.
 pub(crate) const POSTGRES_PASSWORD: &str = "postgres";
-/// Programs of the system, and the Debian packages that have them.
-const NEEDED: [(&str, &str); 5] = [
-    ("redis-server", "redis-server"),
-    ("java", "openjdk-17-jdk-headless"),
-    ("mvn", "maven"),
-    ("xz", "xz-utils"),
-    ("psql", "postgresql-client"),
-];
+/// A program of the system, and the Debian package that has it.
+pub(crate) type Program = (&'static str, &'static str);
+pub(crate) const JAVA: Program = ("java", "openjdk-17-jdk-headless");
+pub(crate) const MAVEN: Program = ("mvn", "maven");
+/// What the servers need.
+const NEEDED: [Program; 5] =
+    [("redis-server", "redis-server"), JAVA, MAVEN, ("xz", "xz-utils"), ("psql", "postgresql-client")];
 /// The names of a cluster of brokers are 16 bytes in base64; this one is nobody else's business.
 const CLUSTER: &str = "amFuZ3Rlby1zaG9wLW9uZQ";
 
@@ -44,7 +43,7 @@ pub(crate) fn hand_over(path: &Path) -> Result<(), Failed> {
 /// # Errors
 /// A sentence that says what to install, or what could not be fetched.
 pub(crate) fn install(place: &Place) -> Result<(), Failed> {
-    system_packages()?;
+    system(&NEEDED)?;
     let (programs, settings) = (&place.programs, &place.settings);
     let mark = programs.join("installed.txt");
     let pom = settings.join("pom.xml");
@@ -63,9 +62,12 @@ pub(crate) fn install(place: &Place) -> Result<(), Failed> {
     fs::write(&mark, wanted).map_err(|why| broken(&mark, &why))
 }
 
-fn system_packages() -> Result<(), Failed> {
-    let lacking: Vec<_> =
-        NEEDED.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
+/// Sees to it that these programs of the system are there: installs the lacking ones where that is allowed.
+///
+/// # Errors
+/// A sentence that says what to install.
+pub(crate) fn system(needed: &[Program]) -> Result<(), Failed> {
+    let lacking: Vec<_> = needed.iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| *package).collect();
     if lacking.is_empty() {
         return Ok(());
     }
@@ -97,20 +99,26 @@ fn in_path(program: &str) -> bool {
 }
 
 fn fetch(programs: &Path, pom: &Path) -> Result<(), Failed> {
-    let archives = programs.join("archives");
-    let mut maven = Command::new("mvn");
-    maven.args(["-B", "-q", "-f"]).arg(pom);
-    maven.arg(format!("-Dmaven.repo.local={}", archives.display()));
-    maven.arg(format!("-Dinfra.dist={}", programs.display())).arg("initialize");
-    if java(21, 25).is_ok() {
-        maven.arg("-Pes9");
-    }
-    judge("mvn", maven.status())?;
-    // One archive alone has 0.9 GB.
-    fs::remove_dir_all(&archives).map_err(|why| broken(&archives, &why))?;
+    let profile: &[&str] = if java(21, 25).is_ok() { &["-Pes9"] } else { &[] };
+    maven(pom, programs, profile)?;
     let packed = programs.join("postgres");
     let archive = only_file(&packed)?;
     judge("tar", Command::new("tar").arg("-xJf").arg(archive).arg("-C").arg(&packed).status())
+}
+
+/// Has Maven fetch into a folder what a file asks for.
+///
+/// # Errors
+/// If Maven fails.
+pub(crate) fn maven(pom: &Path, folder: &Path, more: &[&str]) -> Result<(), Failed> {
+    let archives = folder.join("archives");
+    let mut maven = Command::new("mvn");
+    maven.args(["-B", "-q", "-f"]).arg(pom);
+    maven.arg(format!("-Dmaven.repo.local={}", archives.display()));
+    maven.arg(format!("-Dinfra.dist={}", folder.display())).arg("initialize").args(more);
+    judge("mvn", maven.status())?;
+    // What was asked for is beside them; of the servers' one alone has 0.9 GB.
+    fs::remove_dir_all(&archives).map_err(|why| broken(&archives, &why))
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf, Failed> {
@@ -145,7 +153,11 @@ fn make_kafka(place: &Place) -> Result<(), Failed> {
     quietly("the formatting of Kafka's storage", &mut format)
 }
 
-fn quietly(name: &str, command: &mut Command) -> Result<(), Failed> {
+/// Runs a program, whose words are shown only if it fails.
+///
+/// # Errors
+/// If it fails.
+pub(crate) fn quietly(name: &str, command: &mut Command) -> Result<(), Failed> {
     let output = command.output().map_err(|why| Failed::new(format!("{name} cannot be run: {why}")))?;
     judge(name, Ok(output.status))
         .map_err(|failed| Failed { sentence: format!("{}\n{}", failed.sentence, said(&output)), ..failed })

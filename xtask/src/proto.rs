@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::steps::{Cargo, Failed, judge, missing, said};
+use crate::npm;
+use crate::steps::{Cargo, Failed, judge, said};
 
 /// Where the pinned package is described.
 const PINNED: &str = "xtask/buf";
@@ -75,29 +76,10 @@ fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The pinned `buf`, installed if it is not; `None` without npm on a developer's machine.
 fn installed(cargo: &Cargo) -> Result<Option<PathBuf>, Failed> {
-    let folder = cargo.target()?.join("buf");
-    let (pinned, buf) = (cargo.root().join(PINNED), folder.join("node_modules/.bin/buf"));
-    let lock = "package-lock.json";
-    let same = || {
-        fs::read(pinned.join(lock)).ok().is_some_and(|lock_file| fs::read(folder.join(lock)).ok() == Some(lock_file))
-    };
-    if buf.exists() && same() {
-        return Ok(Some(buf));
-    }
-    if Command::new("npm").arg("--version").output().is_err() {
-        return missing("npm is missing, which installs buf: the .proto files are not checked").map(|()| None);
-    }
-    let copied = fs::create_dir_all(&folder).and_then(|()| {
-        ["package.json", lock, ".npmrc"]
-            .iter()
-            .try_for_each(|name| fs::copy(pinned.join(name), folder.join(name)).map(drop))
-    });
-    copied.map_err(|why| Failed::new(format!("{} cannot be written: {why}", folder.display())))?;
-    let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
-    let outcome = judge("npm ci", Command::new("npm").current_dir(&folder).args(install).status());
-    if outcome.is_err() {
-        // Half an installation would be taken for a whole one.
-        let _ = fs::remove_file(folder.join(lock));
-    }
-    outcome.map(|()| Some(buf))
+    let programs = npm::installed(
+        &cargo.root().join(PINNED),
+        &cargo.target()?.join("buf"),
+        "buf is not installed, and the .proto files are not checked",
+    )?;
+    Ok(programs.map(|programs| programs.join("buf")))
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::events::LAST_EVENT_ID;
 use crate::openapi_parts as parts;
 use crate::openapi_schemas::{Schemas, Side, comment};
-use crate::routes::{Route, Table, variables};
+use crate::routes::{Route, Table, segment, variables};
 
 /// The document: every route of the table, and nothing else.
 ///
@@ -23,10 +23,11 @@ pub(crate) fn document(table: &Table) -> Result<Json, String> {
         if !tags.contains(&tag) {
             tags.push(tag);
         }
-        let uses: &mut u32 = ids.entry(route.rpc.name()).or_default();
-        *uses += 1;
-        // An additional binding is an operation of its own, and ids are unique.
-        let id = if *uses == 1 { route.rpc.name().to_owned() } else { format!("{}{uses}", route.rpc.name()) };
+        let is_alone = table.routes().filter(|other| other.rpc == route.rpc).count() == 1;
+        let id = if is_alone { route.rpc.name().to_owned() } else { id_by_path(route) };
+        if let Some(other) = ids.insert(id.clone(), route.label.as_str()) {
+            return Err(format!("{}: {other} is the operation {id} already", route.label));
+        }
         let operation = operation(route, &id, &mut schemas).map_err(|why| format!("{}: {why}", route.label))?;
         let method = route.method.as_str().to_ascii_lowercase();
         paths.entry(route.template.as_str()).or_default().insert(method, operation);
@@ -44,6 +45,18 @@ pub(crate) fn document(table: &Table) -> Result<Json, String> {
             "responses": parts::responses(),
         },
     }))
+}
+
+/// What one of several operations of an RPC is called: as in `ListOrderDeadLetters`, the word behind the verb is what the path is
+/// about. Generators of clients make it the name of a method.
+fn id_by_path(route: &Route) -> String {
+    let words = segment(&route.template).split(|letter: char| !letter.is_ascii_alphanumeric());
+    let about =
+        words.map(|word| word.get(..1).unwrap_or_default().to_ascii_uppercase() + word.get(1..).unwrap_or_default());
+    let rpc = route.rpc.name();
+    let second_word = rpc.char_indices().skip(1).find(|(_, letter)| letter.is_ascii_uppercase());
+    let (verb, object) = rpc.split_at(second_word.map_or(rpc.len(), |(at, _)| at));
+    [verb, &about.collect::<String>(), object].concat()
 }
 
 fn operation(route: &Route, id: &str, schemas: &mut Schemas) -> Result<Json, String> {
@@ -148,18 +161,30 @@ mod tests {
     use prost_reflect::{DescriptorPool, DynamicMessage, Value};
 
     #[test]
-    fn an_additional_binding_is_an_operation_of_its_own() {
-        let rule = r#"get: "/a/{id}" additional_bindings { get: "/b" } additional_bindings { post: "/b" body: "*" }"#;
-        let document = document(&table(&rpc("Do", rule)).unwrap()).unwrap();
-        assert_eq!(document["paths"]["/a/{id}"]["get"]["operationId"], "Do");
-        assert_eq!(document["paths"]["/b"]["get"]["operationId"], "Do2");
-        assert_eq!(document["paths"]["/b"]["post"]["operationId"], "Do3");
+    fn an_additional_binding_is_an_operation_of_its_own_named_by_what_its_path_is_about() {
+        let rule = r#"get: "/v1/left-hand/{id}" additional_bindings { get: "/v1/right" } additional_bindings { post: "/v1/both" body: "*" }"#;
+        let several = document(&table(&rpc("ListThings", rule)).unwrap()).unwrap();
+        assert_eq!(several["paths"]["/v1/left-hand/{id}"]["get"]["operationId"], "ListLeftHandThings");
+        assert_eq!(several["paths"]["/v1/right"]["get"]["operationId"], "ListRightThings");
+        assert_eq!(several["paths"]["/v1/both"]["post"]["operationId"], "ListBothThings");
         let names = |operation: &Json| {
             let parameters = operation["parameters"].as_array().unwrap().iter();
             parameters.filter_map(|parameter| parameter["name"].as_str()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(&document["paths"]["/b"]["get"]), "id size names", "a message is nothing for a query");
-        assert_eq!(names(&document["paths"]["/b"]["post"]), "");
+        assert_eq!(names(&several["paths"]["/v1/right"]["get"]), "id size names", "a message is nothing for a query");
+        assert_eq!(names(&several["paths"]["/v1/both"]["post"]), "");
+        let one = document(&table(&rpc("Do", r#"get: "/v1/right""#)).unwrap()).unwrap();
+        assert_eq!(
+            one["paths"]["/v1/right"]["get"]["operationId"], "Do",
+            "one binding needs no more than the RPC's name"
+        );
+    }
+
+    #[test]
+    fn two_operations_of_one_name_refuse_the_start() {
+        let rule = r#"get: "/v1/a/{id}" additional_bindings { post: "/v1/a" body: "*" }"#;
+        let why = document(&table(&rpc("Do", rule)).unwrap()).err().unwrap_or_default();
+        assert_eq!(why, "POST /v1/a: GET /v1/a/{id} is the operation DoA already");
     }
 
     #[test]

@@ -29,12 +29,14 @@ numbers. HEAD is served wherever GET is.
 
 /// What the document says of the whole.
 pub(crate) fn info() -> Json {
+    let license = env!("CARGO_PKG_LICENSE");
     json!({
         "title": "Jangteo",
         "version": env!("CARGO_PKG_VERSION"),
         "summary": "The REST interface of the shop.",
         "description": ABOUT,
-        "license": {"name": env!("CARGO_PKG_LICENSE")},
+        // OpenAPI needs the name alone, openapi-generator the identifier too.
+        "license": {"name": license, "identifier": license},
     })
 }
 
@@ -155,16 +157,18 @@ pub(crate) fn responses() -> Map<String, Json> {
     described.collect()
 }
 
-/// The schema of a stream of events whose messages have this one. OpenAPI 3.1 has no words for it: to programs that take the
-/// stream as it is, it is a text, and to those that take it apart, this is each event.
+/// The schema of a stream of events whose messages have this one: a text, as which generated clients read it, and in it events.
+/// OpenAPI 3.1 has no other words for a stream.
 pub(crate) fn stream(message: &Json) -> Json {
     let text = |description: &str| json!({"type": "string", "description": description});
     let mut data = text("The message, as JSON.");
     data["contentMediaType"] = "application/json".into();
     data["contentSchema"] = message.clone();
-    let event = json!({
+    let mut stream = text("Server-sent events.");
+    stream["contentMediaType"] = "text/event-stream".into();
+    stream["contentSchema"] = json!({
         "type": "object",
-        "description": "An event.",
+        "description": "Each event.",
         "required": ["id", "event", "data"],
         "properties": {
             "id": text("What `Last-Event-ID` takes to go on from here."),
@@ -172,7 +176,7 @@ pub(crate) fn stream(message: &Json) -> Json {
             "data": data,
         },
     });
-    json!({"description": "Server-sent events.", "oneOf": [text("The stream as it is."), event]})
+    stream
 }
 
 /// A reference to one of [`headers`].

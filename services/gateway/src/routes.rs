@@ -265,7 +265,7 @@ fn events(
 }
 
 /// What a path is about: its segment after the version, such as `order` in `/v1/order/dead-letters`.
-fn segment(template: &str) -> &str {
+pub(crate) fn segment(template: &str) -> &str {
     template.split('/').nth(2).unwrap_or_default()
 }
 

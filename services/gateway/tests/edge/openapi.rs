@@ -60,6 +60,11 @@ fn walk<'a>(at: &str, value: &'a Value, visit: &mut impl FnMut(&str, &'a Value))
     }
 }
 
+/// The services that have dead letters, by their part of a path and of an id.
+fn owners() -> [(&'static str, &'static str); 3] {
+    [("/order/", "Order"), ("/inventory/", "Inventory"), ("/shipping/", "Shipping")]
+}
+
 fn has_words(at: &str, value: &Value, member: &str) {
     assert!(value[member].as_str().is_some_and(|text| !text.trim().is_empty()), "{at} has no {member}");
 }
@@ -70,6 +75,12 @@ async fn the_document_is_a_page_like_the_others() {
     let answer = world.get("/openapi.json").await;
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
     assert_eq!((&answer.json()["openapi"], &answer.json()["info"]["version"]), (&json!("3.1.0"), &json!("0.1.0")));
+    let license = "MIT OR Apache-2.0";
+    assert_eq!(
+        answer.json()["info"]["license"],
+        json!({"name": license, "identifier": license}),
+        "some generators want both"
+    );
     let head = world.send(Method::HEAD, "/openapi.json", &[], "").await;
     assert_eq!((head.status, head.text.as_str()), (200, ""));
     assert_eq!(head.header("content-length"), answer.text.len().to_string());
@@ -90,10 +101,13 @@ async fn every_rpc_with_a_rule_is_described_once_and_nothing_else() {
         let rule: &DynamicMessage = rule.as_message().unwrap();
         let more = rule.get_field_by_name("additional_bindings").unwrap();
         let more: Vec<_> = more.as_list().unwrap().iter().map(|rule| rule.as_message().unwrap().clone()).collect();
-        for (n, rule) in std::iter::once(rule).chain(&more).enumerate() {
+        for rule in std::iter::once(rule).chain(&more) {
             for method in ["get", "post"].into_iter().filter(|method| rule.has_field_by_name(method)) {
                 let path = rule.get_field_by_name(method).unwrap().as_str().unwrap().to_owned();
-                let id = if n == 0 { rpc.name().to_owned() } else { format!("{}{}", rpc.name(), n + 1) };
+                let id = owners().into_iter().find(|(part, _)| !more.is_empty() && path.contains(part)).map_or_else(
+                    || rpc.name().to_owned(),
+                    |(_, owner)| rpc.name().replace("DeadLetter", &format!("{owner}DeadLetter")),
+                );
                 expected
                     .insert(format!("{} {path}", method.to_uppercase()), (id, rpc.parent_service().name().to_owned()));
             }
@@ -108,6 +122,9 @@ async fn every_rpc_with_a_rule_is_described_once_and_nothing_else() {
     assert_eq!(found, expected);
     let ids: BTreeSet<_> = found.values().map(|(id, _)| id).collect();
     assert_eq!(ids.len(), found.len(), "ids are unique");
+    let letters_alone = |id: &&&String| id.chars().all(|letter| letter.is_ascii_alphabetic());
+    assert_eq!(ids.iter().filter(letters_alone).count(), ids.len(), "each is fit for a method's name: {ids:?}");
+    assert!(ids.iter().any(|id| *id == "RedriveInventoryDeadLetter"), "{ids:?}");
 }
 
 #[tokio::test]
@@ -202,8 +219,10 @@ async fn headers_are_asked_for_where_they_are_read() {
     let world = World::new();
     let document = document(&world).await;
     let map = |ids: &[&str], required| ids.iter().map(|id| ((*id).to_owned(), required)).collect::<BTreeMap<_, _>>();
-    let letters = ["ListDeadLetters", "GetDeadLetter", "RedriveDeadLetter", "SkipDeadLetter"];
-    let letters: Vec<_> = letters.iter().flat_map(|id| ["", "2", "3"].map(|n| format!("{id}{n}"))).collect();
+    let letters = owners().map(|(_, owner)| {
+        ["List*DeadLetters", "Get*DeadLetter", "Redrive*DeadLetter", "Skip*DeadLetter"].map(|id| id.replace('*', owner))
+    });
+    let letters = letters.concat();
     let letters: Vec<_> = letters.iter().map(String::as_str).collect();
     let acts: Vec<_> = letters.iter().copied().filter(|id| id.starts_with('R') || id.starts_with('S')).collect();
     let sagas = ["RetrySaga", "SkipSagaStep", "ForceSaga"];
