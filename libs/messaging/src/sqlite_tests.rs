@@ -154,3 +154,36 @@ async fn publishers_share_a_transaction() {
     assert!(futures::future::join_all(publishers).await.iter().all(Result::is_ok));
     assert_eq!(numbers(&take(&mut subject.subscribe("g").await, 200, 50).await), (0..200).collect::<Vec<_>>());
 }
+
+/// A file of an earlier program has no views.
+#[tokio::test]
+async fn a_person_reads_topics_by_name() {
+    let (_folder, file) = place();
+    drop(Sqlite::create(&file).unwrap());
+    change(&file, "DROP VIEW IF EXISTS messages_readable; DROP VIEW IF EXISTS acknowledged_readable");
+    let subject = open(&file);
+    subject.filled(1, 1, 2).await;
+    let headers =
+        vec![("ce_type".to_owned(), "OrderPlaced".to_owned()), ("ce_time".to_owned(), "2027-01-15".to_owned())];
+    subject.bus.publish("t", vec![Message { headers, ..message("order-1", 7) }]).await.unwrap();
+    let mut sub = subject.subscribe("g").await;
+    let taken = take(&mut sub, 3, 3).await;
+    acknowledge(&mut sub, &taken[..2]).await;
+    drop(sub);
+    drop(subject);
+    let shown = |query: &str| {
+        let db = Connection::open(&file).unwrap();
+        let mut query = db.prepare(query).unwrap();
+        query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let messages =
+        "SELECT concat_ws(' ', topic, partition, offset, key, type, time, hex(payload)) FROM messages_readable
+        WHERE topic = 't' ORDER BY offset";
+    let numbered = ["t 0 0 key-0 0000000000000000", "t 0 1 key-0 0000000000000001"];
+    assert_eq!(shown(messages)[..2], numbered, "without the headers of an event");
+    assert_eq!(shown(messages)[2..], ["t 0 2 order-1 OrderPlaced 2027-01-15 0000000000000007"]);
+    assert_eq!(
+        shown("SELECT concat_ws(' ', listener, topic, partition, next) FROM acknowledged_readable"),
+        ["g t 0 2"]
+    );
+}

@@ -51,6 +51,8 @@ mod postgres_schema;
 #[cfg(feature = "infra")]
 mod postgres_sequencer;
 #[cfg(feature = "infra")]
+mod postgres_views;
+#[cfg(feature = "infra")]
 mod postgres_writer;
 pub mod seal;
 pub mod sqlite;

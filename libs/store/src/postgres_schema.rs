@@ -21,6 +21,7 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::time::timeout;
 
 use crate::postgres_environment::{direct, foreign};
+use crate::postgres_views;
 
 /// Longest wait for a connection.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
@@ -209,7 +210,7 @@ impl Address {
         let attempt = async {
             let mut db = self.connect().await.map_err(|error| refused(&error))?;
             warn_of_loss(&mut db, &self.name).await.map_err(|error| refused(&error))?;
-            let migrated = migrate(&mut db, &STEPS).await.map_err(|error| refused(&error))?;
+            let migrated = migrate(&mut db, &STEPS, &self.name).await.map_err(|error| refused(&error))?;
             // The answer is known; whether the server hears that we leave is not ours to wait for.
             drop(db);
             migrated
@@ -228,8 +229,12 @@ async fn warn_of_loss(db: &mut PgConnection, name: &str) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// Takes the steps that are missing.
-async fn migrate(db: &mut PgConnection, steps: &[&'static str]) -> Result<Result<(), Refusal>, sqlx::Error> {
+/// Takes the steps that are missing, and makes the views that are.
+async fn migrate(
+    db: &mut PgConnection,
+    steps: &[&'static str],
+    name: &str,
+) -> Result<Result<(), Refusal>, sqlx::Error> {
     let mut transaction = db.begin().await?;
     let limit = format!("{}s", MIGRATION.as_secs());
     sqlx::query("SELECT set_config('statement_timeout', $1, true)").bind(limit).execute(&mut *transaction).await?;
@@ -257,6 +262,7 @@ async fn migrate(db: &mut PgConnection, steps: &[&'static str]) -> Result<Result
     if layout < known {
         sqlx::query("UPDATE jangteo_layout SET layout = $1").bind(known).execute(&mut *transaction).await?;
     }
+    postgres_views::make(&mut transaction, name).await?;
     transaction.commit().await.map(Ok)
 }
 

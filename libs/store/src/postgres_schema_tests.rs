@@ -48,18 +48,18 @@ async fn what_is_no_store_is_refused_untouched() {
 async fn each_step_is_taken_once() {
     let Some(database) = Database::make().await else { return };
     let mut db = Address::parse(&database.url).unwrap().connect().await.unwrap();
-    assert_eq!(migrate(&mut db, &STEPS).await.unwrap(), Ok(()));
+    assert_eq!(migrate(&mut db, &STEPS, "test").await.unwrap(), Ok(()));
     let next =
         [STEPS[0], "ALTER TABLE leases ADD note text; INSERT INTO leases VALUES ('a', gen_random_uuid(), 1, 'b')"];
     for _ in 0..2 {
-        assert_eq!(migrate(&mut db, &next).await.unwrap(), Ok(()));
+        assert_eq!(migrate(&mut db, &next, "test").await.unwrap(), Ok(()));
         let notes: i64 = sqlx::query_scalar("SELECT count(note) FROM leases").fetch_one(&mut db).await.unwrap();
         assert_eq!(notes, 1);
     }
     let broken = [next[0], next[1], "CREATE TABLE half (a integer); SELECT 1 / 0"];
-    assert!(migrate(&mut db, &broken).await.is_err());
-    assert_eq!(migrate(&mut db, &next).await.unwrap(), Ok(()), "half a step is none");
-    assert_eq!(migrate(&mut db, &STEPS).await.unwrap(), Err(Refusal::Newer(2, 1)));
+    assert!(migrate(&mut db, &broken, "test").await.is_err());
+    assert_eq!(migrate(&mut db, &next, "test").await.unwrap(), Ok(()), "half a step is none");
+    assert_eq!(migrate(&mut db, &STEPS, "test").await.unwrap(), Err(Refusal::Newer(2, 1)));
 }
 
 #[tokio::test]

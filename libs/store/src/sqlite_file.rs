@@ -34,6 +34,8 @@ pub struct Form {
     pub layout: u32,
     /// The SQL that makes them.
     pub tables: &'static str,
+    /// The SQL that makes what is missing of the views that people read: no program does, so they are no part of the layout.
+    pub views: &'static str,
     /// Looks for what is missing in a file that opens: at all of it if it is small, otherwise at what takes the same time
     /// for every size.
     pub holes: fn(&Connection, small: bool) -> Result<(), Refusal>,
@@ -41,7 +43,7 @@ pub struct Form {
 
 /// The file of an event store: "JANG".
 pub(crate) const STORE: Form =
-    Form { application_id: 0x4a41_4e47, layout: 1, tables: TABLES, holes: sqlite_checks::no_holes };
+    Form { application_id: 0x4a41_4e47, layout: 1, tables: TABLES, views: VIEWS, holes: sqlite_checks::no_holes };
 /// With ids that grow with time a writer is as fast with 2 MiB as with 16; what is more is for the few that do not. With
 /// all its readers busy a file takes 16 MiB, and six files must fit a small process.
 const WRITER_CACHE_KIB: u32 = 8 << 10;
@@ -60,6 +62,35 @@ const TABLES: &str = "
     CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
     CREATE TABLE snapshots (
         stream INTEGER PRIMARY KEY, version INTEGER NOT NULL, schema INTEGER NOT NULL, data TEXT NOT NULL) STRICT;";
+
+/// A column of microseconds since 1970 as a moment, as the API writes it.
+macro_rules! moment {
+    ($column:literal) => {
+        concat!(
+            "strftime('%Y-%m-%dT%H:%M:%S', ",
+            $column,
+            " / 1000000, 'unixepoch') || printf('.%06dZ', ",
+            $column,
+            " % 1000000)"
+        )
+    };
+}
+
+/// The same names and columns as on PostgreSQL (`postgres_views.rs`).
+const VIEWS: &str = concat!(
+    "CREATE VIEW IF NOT EXISTS events_readable AS
+        SELECT position, name AS stream, version, type, ",
+    moment!("timestamp"),
+    " AS recorded_at, data, actor, correlation_id, causation_id, substr(traceparent, 4, 32) AS trace_id,
+        lower(substr(hex(id), 1, 8) || '-' || substr(hex(id), 9, 4) || '-' || substr(hex(id), 13, 4) || '-'
+            || substr(hex(id), 17, 4) || '-' || substr(hex(id), 21)) AS event_id, schema
+        FROM events JOIN streams ON key = stream;
+    CREATE VIEW IF NOT EXISTS timers_readable AS SELECT key, ",
+    moment!("due"),
+    " AS due_at FROM timers;
+    CREATE VIEW IF NOT EXISTS snapshots_readable AS
+        SELECT name AS stream, version, schema, data FROM snapshots JOIN streams ON key = stream;"
+);
 
 /// Why a file was not opened. It was not changed either.
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +121,8 @@ pub fn create(file: &Path, form: &Form) -> Result<(), OpenError> {
         }
         let db = connect(&new, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE, WRITER_CACHE_KIB)?;
         db.execute_batch(&format!(
-            "BEGIN; PRAGMA application_id = {}; PRAGMA user_version = {}; {} COMMIT;",
-            form.application_id, form.layout, form.tables
+            "BEGIN; PRAGMA application_id = {}; PRAGMA user_version = {}; {} {} COMMIT;",
+            form.application_id, form.layout, form.tables, form.views
         ))?;
         db.close().map_err(|(_, error)| error)?;
         fs::rename(&new, file)?;
@@ -117,6 +148,9 @@ pub fn open(file: &Path, form: &Form) -> Result<Connection, OpenError> {
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         sqlite_checks::after_opening(file, bytes, &db, form)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+        if let Err(why) = db.execute_batch(form.views) {
+            tracing::warn!(file = %file.display(), %why, "the views of the file cannot be made; only people miss them");
+        }
         Ok(db)
     };
     attempt().map_err(|reason| OpenError { file: file.into(), reason })
@@ -196,7 +230,13 @@ pub(crate) fn folder(file: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
+    use crate::contract::{HandClock, START, Subject};
+    use crate::sqlite::Sqlite;
+    use crate::{Commit, Expected, Snapshot, TimerChange};
 
     /// On a Mac, fsync leaves what was written in the drive's own memory. Elsewhere the setting changes nothing.
     #[test]
@@ -210,5 +250,44 @@ mod tests {
             let setting = |name: &str| db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).unwrap();
             assert_eq!([setting("synchronous"), setting("fullfsync"), setting("checkpoint_fullfsync")], [2, 1, 1]);
         }
+    }
+
+    /// What `sqlite3` shows of a file, a column beside the other.
+    fn shown(file: &Path, query: &str) -> Vec<String> {
+        let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let mut query = db.prepare(query).unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[tokio::test]
+    async fn a_person_reads_names_and_times_of_a_file_that_an_earlier_program_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, clock) = (folder.path().join("store.db"), HandClock::new());
+        drop(Sqlite::create(&file, clock.clone()).unwrap());
+        let views = "SELECT name FROM sqlite_schema WHERE type = 'view' ORDER BY name";
+        let names = shown(&file, views);
+        assert_eq!(names, ["events_readable", "snapshots_readable", "timers_readable"]);
+        let db = Connection::open(&file).unwrap();
+        names.iter().for_each(|name| db.execute_batch(&format!("DROP VIEW {name}")).unwrap());
+        drop(db);
+
+        let subject = Subject::new(Arc::new(Sqlite::open(&file, clock.clone()).unwrap()), clock, ());
+        let timers =
+            vec![TimerChange::Set { key: "saga-1".into(), due: START.after(Duration::from_micros(60_000_001)) }];
+        let placed = Commit { timers, ..subject.step("a", "order-1", Expected::NoStream, 2) };
+        subject.store.commit(placed).await.unwrap();
+        let snapshot = Snapshot { version: 2, schema: 1, data: r#"{"n":1}"#.into() };
+        subject.store.keep_snapshot(&"order-1".into(), snapshot).await.unwrap();
+        let id = subject.log(2).await[1].event.id;
+        drop(subject);
+        assert_eq!(shown(&file, views), names);
+        let events = "SELECT concat_ws(' ', position, stream, version, type, recorded_at, data, actor, correlation_id, causation_id,
+            trace_id, event_id, schema) FROM events_readable WHERE stream = 'order-1' AND version = 2";
+        let event = r#"2 order-1 2 Happened 2023-11-14T22:13:20.000000Z {"n":1} customer:1 order-1 command-1"#;
+        assert_eq!(shown(&file, events), [format!("{event} 4bf92f3577b34da6a3ce929d0e0e4736 {id} 1")]);
+        let timers = "SELECT concat_ws(' ', key, due_at) FROM timers_readable";
+        assert_eq!(shown(&file, timers), ["saga-1 2023-11-14T22:14:20.000001Z"]);
+        let snapshots = "SELECT concat_ws(' ', stream, version, schema, data) FROM snapshots_readable";
+        assert_eq!(shown(&file, snapshots), [r#"order-1 2 1 {"n":1}"#]);
     }
 }

@@ -25,4 +25,5 @@ mod open_files;
 mod operators;
 mod program;
 mod saga_matrix;
+mod views;
 mod watch;

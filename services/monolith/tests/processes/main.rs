@@ -22,3 +22,4 @@ mod servers;
 mod service;
 mod settings;
 mod shop;
+mod views;

@@ -14,8 +14,10 @@ pub struct Shop {
     pub gateway: Service,
     pub services: Vec<(&'static str, Service)>,
     settings: Vec<(&'static str, String)>,
-    databases: Vec<(&'static str, String)>,
-    _servers: Vec<Servers>,
+    /// Whose address is whose.
+    pub databases: Vec<(&'static str, String)>,
+    /// What each of them is on, in the order of [`SERVICES`]; then the bank's and the carrier's.
+    pub servers: Vec<Servers>,
 }
 
 const SERVICES: [(&str, &str); 4] = [
@@ -49,7 +51,7 @@ impl Shop {
             ports.extend(addresses.into_iter().map(|address| (name, address)));
         }
         let gateway = Service::start("gateway", &settings);
-        let mut shop = Shop { gateway, services: Vec::new(), settings, databases, _servers: servers };
+        let mut shop = Shop { gateway, services: Vec::new(), settings, databases, servers };
         for (name, address) in ports {
             let service = shop.start(name, address);
             shop.services.push((name, service));
