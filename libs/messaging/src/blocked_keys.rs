@@ -7,7 +7,7 @@
 //! Index table: written in the same commit as what it lists.
 //!
 //! # Here
-//! The index is a stream `parked-index-<consumer>`. The commit that parks the first message of a key adds the key, the one after which
+//! The index is a stream `blocked-<consumer>`. The commit that parks the first message of a key adds the key, the one after which
 //! nothing waits removes it. Both also move the parked stream from its exact version, so that what is said of one key has its order.
 //! What an earlier program parked is added when the list is first asked for, once ([`Consumer::blocked_keys`]).
 //!
@@ -28,7 +28,7 @@ const PAGE: usize = 500;
 
 impl Consumer {
     fn index(&self) -> StreamId {
-        format!("parked-index-{}", self.0.group).into()
+        format!("blocked-{}", self.0.group).into()
     }
 
     /// The change of the index that belongs to a commit which parks messages.
@@ -50,7 +50,7 @@ impl Consumer {
 
     /// The parked streams in which something waits.
     pub(crate) async fn blocked_keys(&self) -> Result<BTreeSet<String>, Interrupted> {
-        let name = format!("parked-index-{}", self.0.group);
+        let name = format!("blocked-{}", self.0.group);
         if self.0.store.mark(&name).await? == 0 {
             self.add_earlier(name).await?;
         }

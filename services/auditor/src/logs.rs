@@ -17,8 +17,8 @@
 //! | an event's id | that event, in whatever log, not later | anywhere |
 //! | `<saga>/<step>/do`, `…/undo`, and these with `/pick-up` or `/delivery` | the saga asked for it, not later | anywhere |
 //! | `<saga>` | that saga has begun, earlier in this log | order |
-//! | nothing | nothing: outside parties, the auditor, and what a consumer parks | bank, carrier, auditor, `parked-` |
-//! | anything else is the id of a command from outside | nothing: it has no event | order, catalogue, stock, `parked-` |
+//! | nothing | nothing: outside parties, the auditor, and what a consumer parks | bank, carrier, auditor, `parked-`, `blocked-` |
+//! | anything else is the id of a command from outside | nothing: it has no event | order, catalogue, stock, `parked-`, `blocked-` |
 //!
 //! "Not later" is by position within a log, and by recorded time from log to log. [`crate::sagas`] judges the sagas (I-8,
 //! I-14), [`crate::calls`] what bank and carrier were asked (I-17).
@@ -80,8 +80,8 @@ const OUTSIDE: [&str; 3] = ["bank", "carrier", "auditor"];
 const GOES_ON: [&str; 2] = ["/pick-up", "/delivery"];
 /// Streams of inventory that commands from outside change.
 const CATALOGUE: [&str; 2] = ["product-", "stock-"];
-/// Streams of messages that could not be taken in.
-const PARKED: &str = "parked-";
+/// Streams of messages that could not be taken in, and of the keys that wait for them.
+const DEAD_LETTERS: [&str; 2] = ["parked-", "blocked-"];
 
 impl Logs {
     /// What does not hold, when nothing is under way: sagas may be open for as long as `limit` after their deadline.
@@ -179,6 +179,7 @@ impl Logs {
 fn groundless(by_id: &BTreeMap<Uuid, Noted<'_>>, sagas: &Sagas<'_>, noted: Noted<'_>) -> Option<&'static str> {
     let Noted { service, recorded } = noted;
     let (cause, stream) = (recorded.meta.causation_id.as_str(), &*recorded.stream.0);
+    let is_one_of = |kinds: [&str; 2]| kinds.iter().any(|kind| stream.starts_with(kind));
     if let Ok(id) = Uuid::try_parse(cause) {
         return match by_id.get(&id) {
             None => Some("and no event has that id"),
@@ -186,12 +187,11 @@ fn groundless(by_id: &BTreeMap<Uuid, Noted<'_>>, sagas: &Sagas<'_>, noted: Noted
         };
     }
     if cause.is_empty() {
-        let own = OUTSIDE.contains(&service) || stream.starts_with(PARKED);
+        let own = OUTSIDE.contains(&service) || is_one_of(DEAD_LETTERS);
         return (!own).then_some("which says nothing");
     }
     if !sagas::names_one(cause) {
-        let from_outside =
-            service == "order" || stream.starts_with(PARKED) || CATALOGUE.iter().any(|kind| stream.starts_with(kind));
+        let from_outside = service == "order" || is_one_of(DEAD_LETTERS) || is_one_of(CATALOGUE);
         return (!from_outside).then_some("a command from outside, which nobody gives there");
     }
     if !cause.contains('/') {

@@ -25,7 +25,7 @@ async fn malformed_settings_are_named() {
     let cases = [
         ("auditor", "JANGTEO_POSTGRES", "mysql://a:s3cret@h/a", 1, malformed),
         ("payment", "JANGTEO_BANK_POSTGRES", "postgres://a:s3cret@h:port/a", 1, malformed),
-        ("shipping", "JANGTEO_CARRIER_POSTGRES", "", 1, malformed),
+        ("shipping", "JANGTEO_CARRIER_POSTGRES", "postgres", 1, malformed),
         ("order", "JANGTEO_KAFKA", "kafka", 1, "brokers are named as host:port"),
         ("order", "JANGTEO_PREFIX", "a shop ", 1, "a prefix has at most"),
         ("order", "JANGTEO_ELASTICSEARCH", "elastic search", 1, "address"),
