@@ -114,12 +114,14 @@ fn dense(log: &[Recorded]) {
 
 pub(crate) async fn positions_are_dense_and_in_stream_order(subject: &Subject) {
     assert_eq!(subject.store.read_all(0, 9).await, Ok(vec![]));
+    assert_eq!(subject.store.end().await, Ok(0));
     for n in 0..10 {
         let appends = vec![subject.append("s", Any, 2), subject.append(&format!("t-{}", n % 3), Any, 1)];
         subject.store.commit(subject.steps(&n.to_string(), appends)).await.unwrap();
     }
     let log = subject.log(30).await;
     dense(&log);
+    assert_eq!(subject.store.end().await, Ok(30));
     let page = subject.store.read_all(7, 5).await.unwrap();
     assert_eq!(page, log[7..12]);
     assert_eq!(subject.store.read_all(28, 5).await.unwrap(), log[28..]);

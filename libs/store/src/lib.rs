@@ -411,6 +411,9 @@ pub trait Store: Send + Sync + 'static {
     /// commit; once a position was seen, no smaller one appears.
     async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError>;
 
+    /// The last position that was assigned; 0 before the first. What has none yet gets a greater one.
+    async fn end(&self) -> Result<Position, ReadError>;
+
     /// Claims up to `limit` due timers, earliest first: in one conditional update each is re-armed to `lease` from now,
     /// so that one claimer acts on it per lease, and another does if this one dies. What another process set may be claimed
     /// some seconds late.

@@ -109,6 +109,10 @@ impl Store for Memory {
         Ok(seen)
     }
 
+    async fn end(&self) -> Result<Position, ReadError> {
+        Ok(self.state().sequenced as Position)
+    }
+
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         let now = self.clock.now();
         let mut state = self.state();

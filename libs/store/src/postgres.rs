@@ -132,6 +132,7 @@ const LOAD: &str =
 const READ_ALL: &str =
     "SELECT position, events.version, events.timestamp, id, type, schema, data::text, correlation_id, causation_id, actor,
     traceparent, name FROM events JOIN streams ON key = stream WHERE position > $1 ORDER BY position LIMIT $2";
+const END: &str = "SELECT coalesce(max(position), 0) FROM events";
 // Heads of version 0 were only ever asked for. Danger: with "$3 IS NULL OR" the end would be a filter to a plan that is made once, and
 // all that stands behind it be read.
 const NAMES: &str = "SELECT name FROM streams
@@ -275,6 +276,11 @@ impl Store for Postgres {
             rows.iter().map(|row| recorded(row, row.try_get::<&str, _>(11)?.into())).collect()
         };
         self.read(rows).await
+    }
+
+    async fn end(&self) -> Result<Position, ReadError> {
+        let end = async |db: &mut PgConnection| sqlx::query_scalar::<_, i64>(END).fetch_one(db).await;
+        Ok(self.read(end).await? as Position)
     }
 
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {

@@ -179,6 +179,7 @@ const LOAD: &str = "SELECT position, version, timestamp, id, type, schema, data,
 const READ_ALL: &str =
     "SELECT position, version, timestamp, id, type, schema, data, correlation_id, causation_id, actor,
     traceparent, name FROM events JOIN streams ON key = stream WHERE position > ?1 ORDER BY position LIMIT ?2";
+const END: &str = "SELECT ifnull(max(position), 0) FROM events";
 const VERSION: &str = "SELECT max(version) FROM events WHERE stream = (SELECT key FROM streams WHERE name = ?1)";
 const NAMES: &str = "SELECT name FROM streams WHERE name >= ?1 AND name > ?2 ORDER BY name LIMIT ?3";
 const SNAPSHOT: &str = "SELECT version, schema, data FROM snapshots
@@ -265,6 +266,12 @@ impl Store for Sqlite {
             read.query_map(values, |row| recorded(row, row.get_ref(11)?.as_str()?.into()))?.collect()
         })
         .await
+    }
+
+    async fn end(&self) -> Result<Position, ReadError> {
+        self.read(|db| db.prepare_cached(END)?.query_row([], |row| row.get::<_, i64>(0)))
+            .await
+            .map(|end| end as Position)
     }
 
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {

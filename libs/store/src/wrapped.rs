@@ -85,6 +85,13 @@ impl<W: Wrapping> Store for Wrapped<W> {
         Ok(read)
     }
 
+    async fn end(&self) -> Result<Position, ReadError> {
+        self.0.reading().await?;
+        let read = self.0.inner().end().await?;
+        self.0.reading().await?;
+        Ok(read)
+    }
+
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         self.0.reading().await?;
         let read = self.0.inner().claim_due(lease, limit).await?;

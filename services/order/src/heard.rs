@@ -4,7 +4,7 @@ use messaging::consumer::{Failure, Handler, Interest, Receipt, read};
 use messaging::envelope::Envelope;
 use proto::events::{KINDS, ShipmentDelivered, ShipmentDispatched};
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, order_stream};
 use crate::order::Command;
 
 /// Carries orders from confirmed to delivered: the order's part of the fulfilment, which nobody coordinates.
@@ -26,7 +26,7 @@ impl Handler for Heard {
             (read::<ShipmentDelivered>(fact)?.order_id, Command::Deliver)
         };
         self.0.take_in(&receipt.commit(), &order_id, command).await?;
-        self.0.settling.settled(&order_id);
+        self.0.followers.wake(&order_stream(&order_id));
         Ok(())
     }
 }

@@ -13,8 +13,8 @@ use serde_json::Value;
 use store::folded::{self, Change, Failed, Folded};
 use store::{Append, Commit, ReadError, Store, StreamId};
 
+use crate::followers::Followers;
 use crate::order::{Cause, Command, Order, Rejection};
-use crate::settling::Settling;
 
 /// What an index of orders records: the stream `customer-<id>` lists a customer's orders as they were placed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +54,13 @@ pub(crate) fn customer_stream(customer_id: &str) -> StreamId {
 pub(crate) struct Ledger {
     pub(crate) process: Process,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) settling: Settling,
+    pub(crate) followers: Followers,
 }
 
 impl Ledger {
     pub(crate) fn new(process: &Process, store: Arc<dyn Store>) -> Ledger {
-        Ledger { process: process.clone(), store, settling: Settling::default() }
+        let followers = Followers::new(store.clone(), process.tasks.clone());
+        Ledger { process: process.clone(), store, followers }
     }
 
     pub(crate) async fn order(&self, order_id: &str) -> Result<Folded<Order>, ReadError> {
@@ -116,7 +117,7 @@ impl Owner for Ledger {
     }
 
     fn ended(&self, saga: &Saga, _end: End) {
-        self.settling.settled(saga.context().0);
+        self.followers.wake(&order_stream(saga.context().0));
     }
 }
 

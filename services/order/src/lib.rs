@@ -13,9 +13,10 @@
 //! | `told` | what others are told of orders |
 //! | `heard` | what orders make of what shipping tells |
 //! | [`ledger`] | the streams of orders, and what a saga's end changes in them |
-//! | `settling` | lets a request wait until an order is settled |
+//! | `followers` | wakes whoever waits for news of an order |
 
 pub mod checkout;
+mod followers;
 pub mod found;
 mod grpc;
 mod heard;
@@ -24,7 +25,6 @@ pub mod ledger;
 pub mod order;
 mod sagas;
 mod service;
-mod settling;
 mod told;
 mod watch;
 

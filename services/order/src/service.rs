@@ -19,10 +19,10 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::checkout::{Calls, OrderData, Sagas, lines};
+use crate::followers::Follower;
 use crate::found::STATUS;
-use crate::ledger::{Ledger, Listing, cancellation_stream, checkout_stream, customer_stream, refusal};
+use crate::ledger::{Ledger, Listing, cancellation_stream, checkout_stream, customer_stream, order_stream, refusal};
 use crate::order::{Address, Command, Details, Line, Order, Status};
-use crate::settling::Waiting;
 
 /// The currency that the shop sells in.
 const CURRENCY: &str = "KRW";
@@ -34,8 +34,8 @@ const MAX_TOTAL: i64 = 1_000_000_000_000;
 const MAX_UNDER_WAY: u64 = 20_000;
 /// How long the checks before an order is placed may take; without an answer the checkout will find out.
 const COURTESY: Duration = Duration::from_millis(500);
-/// How often somebody who waits looks for himself, in case another replica settled the order.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long an order is waited for before the log is read for it: by then this process has settled its own, if all is well.
+const OWN: Duration = Duration::from_millis(500);
 /// At most so many orders are looked through for one page.
 const SCAN: u64 = 1_000;
 const TRIES: u32 = 16;
@@ -57,15 +57,15 @@ pub(crate) type Answer = (String, Folded<Order>);
 /// What is remembered under a command id is the order that it was about.
 type Named = CancelOrderRequest;
 
-/// An order that a command was carried out on, and a place to wait for it since before it could be settled.
+/// An order that a command was carried out on, followed since before it could be settled.
 pub(crate) struct Accepted {
     order_id: String,
-    waiting: Option<Waiting>,
+    follower: Option<Follower>,
 }
 
 impl Accepted {
     fn new(order_id: String) -> Accepted {
-        Accepted { order_id, waiting: None }
+        Accepted { order_id, follower: None }
     }
 }
 
@@ -89,13 +89,13 @@ impl Orders {
         let listed = folded::encode(&Listing::OrderListed { order_id: order_id.clone() }, &self.process.ids);
         let listing =
             Append { stream: customer_stream(&caller.customer), expected: Expected::Any, events: vec![listed] };
-        let waiting = self.ledger.settling.wait_for(&order_id);
+        let follower = self.ledger.followers.follow(order_stream(&order_id));
         let outcome = Ok(Named { order_id: order_id.clone() });
         match self.commit(caller, print, &outcome, vec![placed, listing], Some(&pending)).await {
             Ok(()) => {
                 tracing::info!(order_id, "order placed");
                 self.runner.carry_on(pending);
-                Ok(Accepted { order_id, waiting: Some(waiting) })
+                Ok(Accepted { order_id, follower: Some(follower) })
             }
             Err(CommitError::AlreadyHandled(reply)) => {
                 let Named { order_id } = recall(&reply, print)?;
@@ -259,10 +259,10 @@ impl Orders {
     /// Danger: only in the future that answers the caller, which is dropped when the caller leaves. On the process's tasks a wait would
     /// outlive it, and waits that nobody waits for would add up.
     pub(crate) async fn settled(&self, caller: &Caller, accepted: Accepted) -> Result<Answer, Refusal> {
-        let Accepted { order_id, waiting } = accepted;
+        let Accepted { order_id, follower } = accepted;
         let until = Instant::now() + caller.wait.min(caller.deadline.left());
-        let mut just_placed = waiting.is_some();
-        let mut waiting = waiting.unwrap_or_else(|| self.ledger.settling.wait_for(&order_id));
+        let mut just_placed = follower.is_some();
+        let mut follower = follower.unwrap_or_else(|| self.ledger.followers.follow(order_stream(&order_id)));
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if !just_placed || left.is_zero() {
@@ -272,8 +272,11 @@ impl Orders {
                 }
             }
             just_placed = false;
-            // Woken, or time to look for oneself: both lead to a look.
-            let _ = tokio::time::timeout(left.min(LOOK_EVERY), waiting.noticed()).await;
+            // Woken or not: both lead to a look.
+            let patience = if follower.reads_log() { left } else { left.min(OWN) };
+            if tokio::time::timeout(patience, follower.woken()).await.is_err() {
+                follower.read_log();
+            }
         }
     }
 

@@ -9,13 +9,12 @@
 //! resumes by.
 //!
 //! # Here
-//! The same events as in the audit trail, in the same order, each once. Whoever follows is woken when the log grows and looks
-//! at the order's own stream; at most every [`PAUSE`], for it is woken by other orders too.
+//! The same events as in the audit trail, in the same order, each once. Whoever follows is woken by what happens to the order
+//! (`followers.rs`), and then looks at its stream.
 //!
 //! # Limits
-//! A watcher costs a look at its stream for each time the log grew, at most 20 a second.
+//! What another replica does shows once the log has been read: some milliseconds later.
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use futures::stream::{BoxStream, StreamExt, try_unfold};
 use host::call::Caller;
@@ -24,17 +23,12 @@ use host::error::Refusal;
 use host::use_case::unavailable;
 use proto::order::{OrderEvent, WatchOrderRequest, WatchOrderResponse};
 use store::{StreamId, Version};
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
+use crate::followers::Follower;
 use crate::ledger::order_stream;
 use crate::service::Orders;
 
-/// The least time between two looks.
-const PAUSE: Duration = Duration::from_millis(50);
-/// How often it is looked although nobody said that the log grew.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// So many events are read at once.
 const PAGE: usize = 100;
 
@@ -43,7 +37,7 @@ struct Watcher {
     orders: Orders,
     order_id: String,
     stream: StreamId,
-    growth: watch::Receiver<()>,
+    follower: Follower,
     seen: Version,
     ready: VecDeque<OrderEvent>,
     /// At this version the order had not ended: until there is news, that need not be looked up.
@@ -72,8 +66,10 @@ impl Orders {
             let message = format!("the order has ended; nothing follows version {present}");
             return Err(Refusal::new(Code::OutOfRange, "ended", message));
         }
-        let (orders, stream, growth) = (self.clone(), order_stream(&order_id), self.ledger.store.growth());
-        let watcher = Watcher { orders, order_id, stream, growth, seen, ready: VecDeque::new(), goes_on_after: None };
+        let (orders, stream) = (self.clone(), order_stream(&order_id));
+        let mut follower = self.ledger.followers.follow(stream.clone());
+        follower.read_log();
+        let watcher = Watcher { orders, order_id, stream, follower, seen, ready: VecDeque::new(), goes_on_after: None };
         Ok(try_unfold(watcher, Watcher::next).boxed())
     }
 }
@@ -84,8 +80,6 @@ impl Watcher {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some((WatchOrderResponse { event: Some(event) }, self)));
             }
-            // Before looking: what is recorded after the look ends the wait.
-            self.growth.borrow_and_update();
             let ledger = &self.orders.ledger;
             let news = ledger.store.load(&self.stream, self.seen, PAGE).await.map_err(unavailable)?;
             if let Some(last) = news.last() {
@@ -106,9 +100,7 @@ impl Watcher {
                 }
                 self.goes_on_after = Some(self.seen);
             }
-            sleep(PAUSE).await;
-            // Either ends the wait.
-            let _ = timeout(LOOK_EVERY, self.growth.changed()).await;
+            self.follower.woken().await;
         }
     }
 }

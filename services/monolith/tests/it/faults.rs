@@ -238,6 +238,9 @@ impl Store for MortalStore {
     async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.alive(self.inner.read_all(after, limit)).await
     }
+    async fn end(&self) -> Result<Position, ReadError> {
+        self.alive(self.inner.end()).await
+    }
     async fn claim_due(&self, lease: Duration, limit: usize) -> Result<Vec<String>, ReadError> {
         self.alive(self.inner.claim_due(lease, limit)).await
     }
