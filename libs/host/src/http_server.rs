@@ -35,6 +35,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use telemetry::trouble::Trouble;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -70,6 +71,9 @@ pub const CONNECTIONS: usize = 800;
 const MAX_HEAD_BYTES: u32 = 32 * 1024;
 /// The most requests at a time on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
+/// How much of an answer the system takes before the client does. By itself Linux takes up to 4 MiB, which for each client that does
+/// not read is memory, and time to fill and to free it.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// How long to wait before accepting again when the system refuses, for instance because files ran out.
 const PAUSE: Duration = Duration::from_millis(50);
 /// So many connections are let in above the limit, for [`ALWAYS_ANSWERED`] only.
@@ -94,7 +98,8 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<TcpStream> {
         loop {
             let (stream, _) = TcpListener::accept(self).await?;
-            match stream.set_nodelay(true) {
+            let limited = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
+            match limited.and_then(|()| stream.set_nodelay(true)) {
                 Ok(()) => return Ok(stream),
                 Err(why) => tracing::debug!(%why, "a connection went at once"),
             }
@@ -274,9 +279,12 @@ fn full<B>(request: &Request<B>) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http_body_util::BodyExt;
+    use http_body::Frame;
+    use http_body_util::{BodyExt, StreamBody};
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpSocket;
     use tokio::task::JoinHandle;
     use tokio::time::Instant;
 
@@ -428,6 +436,39 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert!(started.elapsed() >= PATIENCE, "{:?}", started.elapsed());
+    }
+
+    /// What the system takes on top is memory that a client holds without reading.
+    #[tokio::test]
+    async fn a_client_that_does_not_read_holds_a_bounded_part_of_its_answer() {
+        const FRAME: usize = 16 << 10;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, tasks, handed) =
+            (listener.local_addr().unwrap(), Tasks::default(), Arc::new(AtomicUsize::new(0)));
+        let counted = handed.clone();
+        let answer = move |_: Request<Incoming>| {
+            let counted = counted.clone();
+            let frames = futures::stream::repeat_with(move || {
+                counted.fetch_add(FRAME, Ordering::SeqCst);
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; FRAME])))
+            });
+            async move { Response::new(StreamBody::new(frames)) }
+        };
+        tasks.spawn(serve(listener, tasks.clone(), Limits::default(), answer));
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(GET).await.unwrap();
+        // It reads at first, which makes Linux expect more of it.
+        let mut taken = vec![0; 32 << 20];
+        stream.read_exact(&mut taken).await.unwrap();
+        let mut before = 0;
+        while before != handed.load(Ordering::SeqCst) {
+            before = handed.load(Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let held = before - taken.len();
+        assert!(held < 1 << 20, "{held} bytes");
     }
 
     #[tokio::test]
