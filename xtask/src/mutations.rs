@@ -113,6 +113,13 @@ const PATTERNS: &[Mutation] = &[
         "waiting::customers_share_the_places_to_wait_and_nobody_is_held_up_by_waits",
     ),
     mutation(
+        "followers-of-this-process-only",
+        "services/order/src/followers.rs",
+        ("            self.wake(&recorded.stream);\n", ""),
+        ("order", None),
+        "followers::tests::a_follower_is_woken_by_its_own_order_only",
+    ),
+    mutation(
         "gateway-calls-nobody",
         "services/gateway/src/upstream.rs",
         (
