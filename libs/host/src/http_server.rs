@@ -382,7 +382,10 @@ mod tests {
         }
     }
 
-    /// A handler that waits for an hour or until its client is gone, and an answer to whoever comes then.
+    /// Longer than anything here takes.
+    const A_WHILE: Duration = Duration::from_secs(10);
+
+    /// The handler waits until its client is gone, and answers whoever only closed its sending side.
     #[tokio::test]
     async fn a_wait_ends_when_its_client_hangs_up_whatever_it_has_sent_before() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -397,16 +400,19 @@ mod tests {
             let mut stream = sent(address, GET).await;
             stream.write_all(more).await.unwrap();
             stream.shutdown().await.unwrap();
-            let told = rest(stream).await;
+            let told = tokio::time::timeout(A_WHILE, rest(stream)).await.expect("the wait ends");
             assert!(told.starts_with("HTTP/1.1 200 ") || more.len() > 1_000, "{} bytes more: {told}", more.len());
         }
         let waiting = sent(address, GET).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(tasks.count(), 2, "the server and the one that waits");
         drop(waiting);
-        while tasks.count() > 1 {
-            tokio::task::yield_now().await;
-        }
+        let gone = async {
+            while tasks.count() > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(A_WHILE, gone).await.expect("the wait ends with its client");
     }
 
     const LARGE: usize = 32 << 20;
