@@ -69,11 +69,16 @@ async fn settings_of_the_database_do_not_count() {
         database.run(&format!("ALTER DATABASE {} SET {setting} = '{theirs}'", database.name)).await;
     }
     let asked = format!("{}?options=-c%20synchronous_commit%3Doff%20-c%20statement_timeout%3D0", database.url);
-    let mut db = Address::parse(&asked).unwrap().connect().await.unwrap();
+    let address = Address::parse(&asked).unwrap();
     let settings = "SELECT current_setting('synchronous_commit'), current_setting('default_transaction_isolation'),
         current_setting('statement_timeout'), current_setting('idle_in_transaction_session_timeout')";
+    let ours = ("on".into(), "read committed".into(), "10s".into(), "5s".into());
+    let mut db = address.connect().await.unwrap();
     let found: (String, String, String, String) = sqlx::query_as(settings).fetch_one(&mut db).await.unwrap();
-    assert_eq!(found, ("on".into(), "read committed".into(), "10s".into(), "5s".into()));
+    assert_eq!(found, ours);
+    let listening: (String, String, String, String) =
+        sqlx::query_as(settings).fetch_one(&address.pool_of_one()).await.unwrap();
+    assert_eq!(listening, ours);
 }
 
 #[tokio::test]
