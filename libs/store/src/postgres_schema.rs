@@ -103,6 +103,10 @@ impl OpenError {
     }
 }
 
+/// What makes roles, databases and grants that are missing.
+const CURE: &str =
+    "deploy/postgres/roles.sql makes what is missing: `docker compose run --rm roles`, or `cargo xtask infra up`";
+
 /// What is the matter with a database.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -118,18 +122,31 @@ pub enum Refusal {
     /// The address cannot be understood. It is not repeated, for there may be a password in it.
     #[error("is not an address like postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address,
-    /// User or password are wrong.
-    #[error("does not let {user} in: user or password are wrong")]
+    /// The role is missing, or has another password.
+    #[error("does not let the role {user} in: it is missing or has another password; {CURE}")]
     Login {
         /// Who asked.
         user: String,
     },
-    /// The server lets nobody in like this.
-    #[error("lets nobody in like this: {0}")]
-    Forbidden(String),
+    /// The server lets the role in from nowhere, or not from here.
+    #[error("does not let the role {user} in ({said}); {CURE}")]
+    Forbidden {
+        /// Who asked.
+        user: String,
+        /// What the server said.
+        said: String,
+    },
     /// The server is there, the database is not.
-    #[error("does not exist on that server: create the database, empty, before the service starts")]
+    #[error("does not exist on that server; {CURE}")]
     Missing,
+    /// The role lacks a grant.
+    #[error("grants the role {user} too little ({said}); {CURE}")]
+    Denied {
+        /// Who asked.
+        user: String,
+        /// What the server said.
+        said: String,
+    },
     /// A pooler gives each transaction, or each statement, to another server connection.
     #[error(
         "is reached through a pooler that keeps no sessions: set pool_mode=session there, or give the address of the server itself"
@@ -153,11 +170,12 @@ impl Refusal {
     fn of(error: &sqlx::Error, user: &str) -> Refusal {
         match error {
             sqlx::Error::Database(error) => {
-                let said = error.message().to_owned();
+                let (said, user) = (error.message().to_owned(), user.to_owned());
                 match error.code().as_deref().unwrap_or_default() {
-                    "28P01" => Refusal::Login { user: user.to_owned() },
-                    "28000" => Refusal::Forbidden(said),
+                    "28P01" => Refusal::Login { user },
+                    "28000" => Refusal::Forbidden { user, said },
                     "3D000" => Refusal::Missing,
+                    "42501" => Refusal::Denied { user, said },
                     "53300" => Refusal::Busy,
                     // A pooler has this one code for all its errors; waiting helps with the others.
                     "08P01" if said.starts_with("unsupported startup parameter") => Refusal::Refused(said),
