@@ -142,9 +142,7 @@ impl Infra {
             timed(|| if self.in_containers { self.compose_up(only) } else { self.processes_up(only) });
         outcome?;
         if only.contains(&Server::Postgres) {
-            let mut roles = self.place.psql("postgres");
-            roles.arg("-q").arg("-f").arg(self.root.join(ROLES)).stdout(Stdio::null());
-            judge(ROLES, roles.status())?;
+            self.make_roles()?;
         }
         let how = if self.in_containers { "in containers" } else { "as local processes" };
         println!("the servers are up {how} after {:.1} s", took.as_secs_f64());
@@ -154,6 +152,18 @@ impl Infra {
         println!("for tests:");
         self.addresses().iter().for_each(|(name, value)| println!("export {name}={value}"));
         Ok(())
+    }
+
+    /// Makes the roles and databases that are missing.
+    fn make_roles(&self) -> Result<(), Failed> {
+        let mut roles = if self.in_containers {
+            self.compose(&["run", "--rm", "-T", "roles"], &[])
+        } else {
+            let mut psql = self.place.psql("postgres");
+            psql.arg("-q").arg("-f").arg(self.root.join(ROLES));
+            psql
+        };
+        judge(ROLES, roles.stdout(Stdio::null()).status())
     }
 
     /// What a process of a service is told of them: names and values of environment variables.
@@ -288,6 +298,20 @@ fn docker_answers() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_with_a_store_start_after_their_roles_are_made() {
+        let compose = include_str!("../../docker-compose.yml");
+        // Or they would be made on an empty volume only.
+        assert!(!compose.contains(":/docker-entrypoint-initdb.d"));
+        assert!(compose.contains(&format!("./{ROLES}:/roles.sql:ro")));
+        let after = compose.split("&after-servers").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+        assert!(after.contains("roles: {condition: service_completed_successfully}"), "{after}");
+        let with_a_store: Vec<_> =
+            compose.split("\n\n").filter(|service| service.contains("JANGTEO_POSTGRES: postgres://")).collect();
+        assert_eq!(with_a_store.len(), 5);
+        assert!(with_a_store.iter().all(|service| service.contains("*after-servers")), "{with_a_store:#?}");
+    }
 
     #[test]
     fn arguments_are_read_in_any_order() {

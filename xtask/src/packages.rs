@@ -16,6 +16,8 @@ pub(crate) const POSTGRES_PASSWORD: &str = "postgres";
 pub(crate) type Program = (&'static str, &'static str);
 pub(crate) const JAVA: Program = ("java", "openjdk-17-jdk-headless");
 pub(crate) const MAVEN: Program = ("mvn", "maven");
+/// What stands between stores and Postgres in some tests.
+pub(crate) const POOLER: Program = ("pgbouncer", "pgbouncer");
 /// What the servers need.
 const NEEDED: [Program; 5] =
     [("redis-server", "redis-server"), JAVA, MAVEN, ("xz", "xz-utils"), ("psql", "postgresql-client")];
@@ -95,7 +97,9 @@ pub(crate) fn system(needed: &[Program]) -> Result<(), Failed> {
 fn in_path(program: &str) -> bool {
     #[expect(clippy::disallowed_methods, reason = "the path is where programs are looked for")]
     let path = std::env::var("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    // Where Debian puts servers, which is in nobody's path but root's.
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|folder| folder.join(program)).any(|program| program.is_file())
 }
 
 fn fetch(programs: &Path, pom: &Path) -> Result<(), Failed> {

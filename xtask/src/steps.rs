@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::fleet::Fleet;
 use crate::infra::Infra;
+use crate::packages;
 use crate::servers::Server;
 
 /// Why a chore ended early.
@@ -116,6 +117,9 @@ fn with_servers(cargo: &Cargo) -> Result<(), Failed> {
             }
         };
     let (infra, by_us) = infra;
+    if let Err(why) = packages::system(&[packages::POOLER]) {
+        missing(&format!("no pooler between stores and Postgres: {}", why.sentence))?;
+    }
     let tested = cargo.step_with(TEST, &infra.addresses()).and_then(|()| {
         let fleet = Fleet::of_test(cargo)?;
         if fleet.runs() {

@@ -43,6 +43,8 @@ mod postgres_batch;
 #[cfg(feature = "infra")]
 mod postgres_environment;
 #[cfg(feature = "infra")]
+mod postgres_pooler;
+#[cfg(feature = "infra")]
 mod postgres_questions;
 #[cfg(feature = "infra")]
 mod postgres_readers;

@@ -16,45 +16,48 @@
 //! A step must leave a database that programs of the step before can go on with, for some still run.
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Connection, Executor};
+use futures::FutureExt;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool};
 use tokio::time::timeout;
 
 use crate::postgres_environment::{direct, foreign};
-use crate::postgres_views;
+use crate::{postgres_pooler, postgres_views};
 
 /// Longest wait for a connection.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 
-/// What every connection insists on.
+/// What every connection insists on, whatever server, database, role and address say.
 ///
 /// A process that is stopped (SIGSTOP) within a transaction loses it, and with it what it had locked, after five seconds;
 /// one whose machine is gone, after twenty.
-const SETTINGS: [(&str, &str); 16] = [
+// Danger: sent after connecting, not as start-up parameters: a pooler refuses those, or drops them silently if it is set to
+// ignore them. So they are the first statements of every connection, and a connection on which they fail is not used.
+const SETTINGS: &str = concat!(
     // An answer means that the commit is on the disk.
-    ("synchronous_commit", "on"),
+    "SET synchronous_commit = on;",
     // Danger: what is checked after waiting for a lock is only right if each statement sees what was committed before it.
-    ("default_transaction_isolation", "read committed"),
-    ("idle_in_transaction_session_timeout", "5s"),
+    "SET default_transaction_isolation = 'read committed';",
+    "SET idle_in_transaction_session_timeout = '5s';",
     // More than a wait for somebody who is stopped.
-    ("statement_timeout", "10s"),
-    ("tcp_keepalives_idle", "10"),
-    ("tcp_keepalives_interval", "3"),
-    ("tcp_keepalives_count", "3"),
-    ("tcp_user_timeout", "20s"),
+    "SET statement_timeout = '10s';",
+    "SET tcp_keepalives_idle = 10;",
+    "SET tcp_keepalives_interval = 3;",
+    "SET tcp_keepalives_count = 3;",
+    "SET tcp_user_timeout = '20s';",
     // Every statement has its index, in the order that it asks for, and each thing in a list is looked up in it. A plan that was
     // made for an empty table would be kept when it is full.
-    ("enable_seqscan", "off"),
-    ("enable_bitmapscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
+    "SET enable_seqscan = off;",
+    "SET enable_bitmapscan = off;",
+    "SET enable_hashjoin = off;",
+    "SET enable_mergejoin = off;",
     // Planned once: by itself the server plans what has lists or a limit each time, which takes longer than carrying it out.
-    ("plan_cache_mode", "force_generic_plan"),
+    "SET plan_cache_mode = force_generic_plan;",
     // A plan that knows no limit would start processes for a page of the log.
-    ("max_parallel_workers_per_gather", "0"),
-    ("jit", "off"),
-    ("client_min_messages", "warning"),
-];
+    "SET max_parallel_workers_per_gather = 0;",
+    "SET jit = off;",
+    "SET client_min_messages = warning;",
+);
 
 /// Guards the migration, in the database that it is for.
 const MIGRATION_LOCK: i64 = 0x4a41_4e47_0001;
@@ -100,6 +103,10 @@ impl OpenError {
     }
 }
 
+/// What makes roles, databases and grants that are missing.
+const CURE: &str =
+    "deploy/postgres/roles.sql makes what is missing: `docker compose run --rm roles`, or `cargo xtask infra up`";
+
 /// What is the matter with a database.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -115,18 +122,36 @@ pub enum Refusal {
     /// The address cannot be understood. It is not repeated, for there may be a password in it.
     #[error("is not an address like postgres://USER:PASSWORD@HOST:PORT/DATABASE")]
     Address,
-    /// User or password are wrong.
-    #[error("does not let {user} in: user or password are wrong")]
+    /// The role is missing, or has another password.
+    #[error("does not let the role {user} in: it is missing or has another password; {CURE}")]
     Login {
         /// Who asked.
         user: String,
     },
-    /// The server lets nobody in like this.
-    #[error("lets nobody in like this: {0}")]
-    Forbidden(String),
+    /// The server lets the role in from nowhere, or not from here.
+    #[error("does not let the role {user} in ({said}); {CURE}")]
+    Forbidden {
+        /// Who asked.
+        user: String,
+        /// What the server said.
+        said: String,
+    },
     /// The server is there, the database is not.
-    #[error("does not exist on that server: create the database, empty, before the service starts")]
+    #[error("does not exist on that server; {CURE}")]
     Missing,
+    /// The role lacks a grant.
+    #[error("grants the role {user} too little ({said}); {CURE}")]
+    Denied {
+        /// Who asked.
+        user: String,
+        /// What the server said.
+        said: String,
+    },
+    /// A pooler gives each transaction, or each statement, to another server connection.
+    #[error(
+        "is reached through a pooler that keeps no sessions: set pool_mode=session there, or give the address of the server itself"
+    )]
+    Pooled,
     /// One side wants TLS, and the other does not have it or is not trusted.
     #[error("cannot be reached with TLS ({0}): sslmode in the address says what is expected")]
     Tls(String),
@@ -145,12 +170,15 @@ impl Refusal {
     fn of(error: &sqlx::Error, user: &str) -> Refusal {
         match error {
             sqlx::Error::Database(error) => {
-                let said = error.message().to_owned();
+                let (said, user) = (error.message().to_owned(), user.to_owned());
                 match error.code().as_deref().unwrap_or_default() {
-                    "28P01" => Refusal::Login { user: user.to_owned() },
-                    "28000" => Refusal::Forbidden(said),
+                    "28P01" => Refusal::Login { user },
+                    "28000" => Refusal::Forbidden { user, said },
                     "3D000" => Refusal::Missing,
+                    "42501" => Refusal::Denied { user, said },
                     "53300" => Refusal::Busy,
+                    // A pooler has this one code for all its errors; waiting helps with the others.
+                    "08P01" if said.starts_with("unsupported startup parameter") => Refusal::Refused(said),
                     code if is_farewell(code) || code == "57014" => Refusal::Away(said),
                     _ => Refusal::Refused(said),
                 }
@@ -188,26 +216,49 @@ impl Address {
         if let Some(variable) = foreign(url) {
             return Err(OpenError { database: name, reason: Refusal::Environment(variable) });
         }
-        let options = options.options(SETTINGS).disable_statement_logging();
+        // A pooler refuses this start-up parameter. It is for floating-point numbers, which a store does not have.
+        let options = options.extra_float_digits(None).disable_statement_logging();
         Ok(Address { options, name })
     }
 
+    /// A connection that has [`SETTINGS`].
     pub(crate) async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let late = |_| sqlx::Error::PoolTimedOut;
-        timeout(CONNECT, PgConnection::connect_with(&self.options)).await.map_err(late)?
+        self.connect_with("").await
     }
 
-    /// A connection that was prepared by some SQL.
-    pub(crate) async fn connect_with(&self, preparation: &'static str) -> Result<PgConnection, sqlx::Error> {
-        let mut db = self.connect().await?;
-        db.execute(sqlx::raw_sql(preparation)).await?;
+    /// A connection that has [`SETTINGS`] and was prepared by some SQL, all in one round trip.
+    pub(crate) async fn connect_with(&self, preparation: &str) -> Result<PgConnection, sqlx::Error> {
+        let mut db = self.dial().await?;
+        let preparing = db.execute(sqlx::raw_sql(AssertSqlSafe(format!("{SETTINGS}{preparation}"))));
+        timeout(CONNECT, preparing).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
         Ok(db)
+    }
+
+    /// A pool of one connection that has [`SETTINGS`], made when it is asked for.
+    pub(crate) fn pool_of_one(&self) -> PgPool {
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT).idle_timeout(None);
+        let pool = pool.max_lifetime(None).after_connect(|db, _| set(db).boxed());
+        pool.connect_lazy_with(self.options.clone())
+    }
+
+    /// A connection with nothing done to it.
+    async fn dial(&self) -> Result<PgConnection, sqlx::Error> {
+        timeout(CONNECT, PgConnection::connect_with(&self.options)).await.map_err(|_| sqlx::Error::PoolTimedOut)?
+    }
+
+    /// Whether a pooler that keeps no sessions stands between this program and the server.
+    async fn is_pooled(&self) -> Result<bool, sqlx::Error> {
+        let (mut one, mut other) = (self.dial().await?, self.dial().await?);
+        postgres_pooler::shares_servers(&mut one, &mut other).await
     }
 
     /// Makes the database what this program needs.
     pub(crate) async fn prepare(&self) -> Result<(), OpenError> {
         let refused = |error: &sqlx::Error| Refusal::of(error, self.options.get_username());
         let attempt = async {
+            if self.is_pooled().await.map_err(|error| refused(&error))? {
+                return Err(Refusal::Pooled);
+            }
             let mut db = self.connect().await.map_err(|error| refused(&error))?;
             warn_of_loss(&mut db, &self.name).await.map_err(|error| refused(&error))?;
             let migrated = migrate(&mut db, &STEPS, &self.name).await.map_err(|error| refused(&error))?;
@@ -219,6 +270,10 @@ impl Address {
         let ready = timeout(MIGRATION, attempt).await.unwrap_or_else(late);
         ready.map_err(|reason| OpenError { database: self.name.clone(), reason })
     }
+}
+
+async fn set(db: &mut PgConnection) -> Result<(), sqlx::Error> {
+    db.execute(sqlx::raw_sql(SETTINGS)).await.map(drop)
 }
 
 async fn warn_of_loss(db: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {

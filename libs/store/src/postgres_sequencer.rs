@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use futures::future::{Either, select};
 use lab::Point;
-use sqlx::postgres::{PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnection, PgListener};
 use telemetry::trouble::Trouble;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use crate::postgres_schema::{Address, CONNECT};
+use crate::postgres_schema::Address;
 
 /// How long a sequencer waits for something to be appended before it looks whether somebody else's is left over.
 pub(crate) const POLL: Duration = Duration::from_secs(5);
@@ -147,10 +147,7 @@ impl Sequencer {
 pub(crate) async fn listen(address: Address, id: Uuid, growth: watch::Sender<()>) {
     let own = id.to_string();
     loop {
-        let pool =
-            PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT).idle_timeout(None).max_lifetime(None);
-        let pool = pool.connect_lazy_with(address.options.clone());
-        if let Ok(mut listener) = PgListener::connect_with(&pool).await
+        if let Ok(mut listener) = PgListener::connect_with(&address.pool_of_one()).await
             && listener.listen(CHANNEL).await.is_ok()
         {
             // What was told while nobody listened is not told again.

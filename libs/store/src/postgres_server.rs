@@ -12,6 +12,14 @@ use crate::postgres::Postgres;
 const SERVER: &str = "JANGTEO_TEST_POSTGRES";
 static MADE: AtomicU64 = AtomicU64::new(0);
 
+/// Says that a test is left out for this reason. In CI none is.
+#[expect(clippy::disallowed_methods, clippy::print_stderr, reason = "a test has no other configuration, and no log")]
+#[track_caller]
+pub(crate) fn skip(why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "in CI nothing is left out, but {why}");
+    eprintln!("SKIPPED: {why}");
+}
+
 /// An empty database that is dropped with this.
 pub(crate) struct Database {
     server: String,
@@ -21,15 +29,10 @@ pub(crate) struct Database {
 
 impl Database {
     /// Absent, and said so, where there is no server.
-    #[expect(
-        clippy::disallowed_methods,
-        clippy::print_stderr,
-        reason = "a test has no other configuration, and no log"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "a test has no other configuration")]
     pub(crate) async fn make() -> Option<Database> {
         let Ok(server) = std::env::var(SERVER) else {
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{SERVER} is not set, and in CI it has to be");
-            eprintln!("SKIPPED: {SERVER} names no server, as in postgres://postgres@127.0.0.1:5432/postgres");
+            skip(&format!("{SERVER} names no server, as in postgres://postgres@127.0.0.1:5432/postgres"));
             return None;
         };
         let name = format!("store_test_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));

@@ -21,7 +21,7 @@ async fn a_wrong_password_is_said_once_and_mended_without_a_restart() {
     let Some((servers, bank)) = two().await else { return };
     servers.administer(&format!("ALTER ROLE {} PASSWORD 'another'", servers.name)).await;
     let mut payment = payment(&servers, &bank, servers.postgres());
-    let sentence = format!("does not let {} in: user or password are wrong", servers.name);
+    let sentence = format!("does not let the role {} in: it is missing or has another password", servers.name);
     payment.misses(STORE, &sentence).await;
     payment.says_once(&sentence).await;
     servers.administer(&format!("ALTER ROLE {} PASSWORD '{}'", servers.name, crate::service::SECRET)).await;
@@ -33,7 +33,7 @@ async fn a_wrong_password_is_said_once_and_mended_without_a_restart() {
 async fn a_missing_database_is_waited_for_and_so_is_the_end() {
     let Some((servers, bank)) = two().await else { return };
     servers.drop_database().await;
-    let sentence = "does not exist on that server: create the database, empty, before the service starts";
+    let sentence = "does not exist on that server; deploy/postgres/roles.sql makes what is missing";
     let mut first = payment(&servers, &bank, servers.postgres());
     first.misses(STORE, sentence).await;
     first.says_once(sentence).await;
