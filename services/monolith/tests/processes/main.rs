@@ -17,6 +17,7 @@ mod log_lines;
 mod messages;
 mod older;
 mod proxy;
+mod receipts;
 mod rolling;
 mod servers;
 mod service;
