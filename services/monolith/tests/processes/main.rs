@@ -10,6 +10,7 @@
 #[path = "../customers/mod.rs"]
 #[expect(dead_code, reason = "only its client is used here")]
 mod customers;
+mod caches;
 mod databases;
 mod disks;
 mod indices;
