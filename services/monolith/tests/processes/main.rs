@@ -7,10 +7,10 @@
 #![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
 #![expect(clippy::disallowed_methods, reason = "tests are told in the environment where the servers are")]
 
+mod caches;
 #[path = "../customers/mod.rs"]
 #[expect(dead_code, reason = "only its client is used here")]
 mod customers;
-mod caches;
 mod databases;
 mod disks;
 mod indices;
