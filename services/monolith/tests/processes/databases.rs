@@ -192,12 +192,12 @@ async fn commits_and_reads_go_on_after_a_restart_of_the_server_and_nothing_commi
         assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK, "what is known is shown");
         let stuck = accepted.get();
         proxy.open().await;
-        inventory.is_ready().await;
         some_more().await;
         assert!(accepted.get() > stuck);
         closes.set(true);
     };
     futures::join!(operator, server);
+    inventory.is_ready().await;
     assert_eq!(on_record(&servers).await, accepted.get());
     let started = Instant::now();
     while available().await != Ok(before + accepted.get()) {
