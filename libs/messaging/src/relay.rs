@@ -71,6 +71,8 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 const PARTITIONS: Partition = 6;
 /// So far back in each partition it is looked for what the service itself published last.
 const WALK: Offset = 1_000;
+/// What is said, once while it goes on, where the lease is released because nothing can be published.
+const LEFT: &str = "another replica is left to publish, if there is one";
 /// At most so many events are published at once.
 const PAGE: usize = 500;
 
@@ -215,8 +217,8 @@ impl Relay {
                     checked &= !matches!(why, RelayError::Bus(_));
                     // Whoever has the lease next begins there.
                     let _ = self.keep().await;
-                    if self.turn.report_failure().await {
-                        tracing::warn!(topic = self.topic, "another replica is left to publish, if there is one");
+                    if self.turn.report_failure().await && trouble.is_news(LEFT) {
+                        tracing::warn!(topic = self.topic, "{LEFT}");
                     }
                 }
             }
