@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use store::{CommitId, Expected, NewEvent, Position, Recorded, Snapshot, Versions};
 use tokio::sync::watch;
+use tracing::subscriber::DefaultGuard;
 use uuid::Uuid;
 
 use super::*;
@@ -457,7 +458,21 @@ async fn poison_blocks_its_own_stream_and_no_other() {
 
 /// Where a test reads the log lines of its thread.
 #[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    /// They are written until the guard is dropped.
+    pub(crate) fn of_this_thread() -> (Lines, DefaultGuard) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -472,10 +487,7 @@ impl std::io::Write for Lines {
 /// Who looks for an order's lines by its trace finds that it is parked, too.
 #[tokio::test]
 async fn the_lines_of_parked_messages_carry_their_traces() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _until_the_end = tracing::subscriber::set_default(subscriber);
+    let (lines, _until_the_end) = Lines::of_this_thread();
     let world = World::new().await;
     let traced = [(1, "refused"), (2, "")].map(|(version, payload)| {
         let mut fact = world.fact("s", version, TOLD, payload.as_bytes());
@@ -485,7 +497,7 @@ async fn the_lines_of_parked_messages_carry_their_traces() {
     });
     world.bus.publish("t", traced.into()).await.unwrap();
     world.drain().await;
-    let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines = lines.text();
     for (line, version) in [("a message is parked", 1), ("a message waits behind a parked one", 2)] {
         let line = lines.lines().find(|found| found.contains(line)).expect(line);
         assert!(line.contains(&format!("trace_id=\"{version:032x}\"")), "{line}");

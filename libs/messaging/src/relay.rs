@@ -15,7 +15,8 @@
 //! receives prefixes, and the order of a key is that of its stream. An event that is nobody else's business travels as an
 //! empty envelope, so that versions stay dense. Before its first page it reads back what was published last, and refuses a log
 //! that lacks it ([`Relay::check`]); what somebody else wrote to the topic is passed over and reported. It stops before an event that it cannot read. Both it says once and tries again, slowly: what a
-//! person has repaired needs no restart.
+//! person has repaired needs no restart. After the bus failed, the topic is made again if it was deleted, and read back, before the next
+//! page.
 //!
 //! Of several replicas the one publishes that has the lease `relay-<topic>` ([`Turn`]); who loses it begins at the mark when it
 //! has it again. A replica that fails several times in a row releases the lease to the others, whatever the reason: its connections, or
@@ -26,6 +27,9 @@
 //! has published, and the mark moves for one of them only. That does no harm: each of them sends every partition a range of the
 //! log from a mark on, without holes, so that whoever drops the versions that he knows finds the rest in order, however the two
 //! are mixed.
+//!
+//! The contents of a deleted topic are not published again by themselves: a listener that had not heard them finds a gap. Setting the
+//! mark `relay-<topic>` to 0 publishes the whole log again, with the next event or after a restart.
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::pin::pin;
@@ -67,6 +71,8 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(3);
 const PARTITIONS: Partition = 6;
 /// So far back in each partition it is looked for what the service itself published last.
 const WALK: Offset = 1_000;
+/// What is said, once while it goes on, where the lease is released because nothing can be published.
+const LEFT: &str = "another replica is left to publish, if there is one";
 /// At most so many events are published at once.
 const PAGE: usize = 500;
 
@@ -206,11 +212,13 @@ impl Relay {
             match &stepped {
                 Ok(Some(_)) => self.turn.report_success(),
                 Ok(None) => {}
-                Err(_) => {
+                Err(why) => {
+                    // The topic may have been deleted: it is made again before the next page, or held against what it has to be.
+                    checked &= !matches!(why, RelayError::Bus(_));
                     // Whoever has the lease next begins there.
                     let _ = self.keep().await;
-                    if self.turn.report_failure().await {
-                        tracing::warn!(topic = self.topic, "another replica is left to publish, if there is one");
+                    if self.turn.report_failure().await && trouble.is_news(LEFT) {
+                        tracing::warn!(topic = self.topic, "{LEFT}");
                     }
                 }
             }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::Subscription;
+use crate::consumer::tests::Lines;
 
 /// A bus that keeps what it is given, and fails at a chosen publish, having kept a chosen prefix of it.
 #[derive(Default)]
@@ -632,6 +633,23 @@ async fn a_replica_that_cannot_publish_lets_another_do_it() {
             assert!(process.tasks.drain(Duration::from_secs(1)).await);
         }
     }
+}
+
+/// However long the bus is away, nothing is said again and again.
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_is_away_for_minutes_is_said_once() {
+    let (lines, _until_the_end) = Lines::of_this_thread();
+    let replicas = Replicas::new();
+    let (relay, bus) = replicas.replica();
+    bus.cut_off.store(true, Ordering::SeqCst);
+    let tasks = relay.process.tasks.clone();
+    relay.start();
+    log(replicas.store.as_ref(), &replicas.ids).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    for said in ["nothing is published; the relay tries again", LEFT] {
+        assert_eq!(lines.text().matches(said).count(), 1, "{said}: {}", lines.text());
+    }
+    assert!(tasks.drain(Duration::from_secs(1)).await);
 }
 
 /// OX-12: idle, the one that publishes looks at the log every [`EVERY`], and the other never.

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use clock::SystemClock;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::contract::{Subject, at, document, found, hold_the_contract, naive, put_there, query, write};
@@ -167,6 +167,36 @@ async fn an_index_that_the_server_does_not_start_is_said_to_be_so() {
     elastic.client.remove(&index).await.unwrap();
     elastic.client.accepted(elastic.client.delete(&template).await.unwrap()).unwrap();
     assert!(matches!(&made, Err(SearchError::Unavailable(why)) if why.contains("has not started")), "{made:?}");
+}
+
+/// An operator blocks writes, and so does a server whose disk is nearly full: searches go on, and no checkpoint gets ahead.
+#[tokio::test]
+async fn an_index_with_a_write_block_is_searched_and_takes_everything_once_the_block_is_lifted() {
+    let Some(server) = server() else { return };
+    let (elastic, _left) = subject(server).await;
+    elastic.write(change(0, &[(1, document("a", "", "on", "tea"))], 1)).await.unwrap();
+    let settings = format!("/{}/_settings", elastic.behind().await.unwrap().name);
+    let block = async |name: &str, blocked: Value| {
+        let body = json!({ format!("index.blocks.{name}"): blocked });
+        elastic.client.accepted(elastic.client.put(&settings, body).await.unwrap()).unwrap();
+    };
+    for (name, position) in [("write", 2), ("read_only_allow_delete", 3)] {
+        let page = [(position, document(name, "", "on", "tea"))];
+        block(name, json!(true)).await;
+        for documents in [&page[..], &[]] {
+            let refused = elastic.write(change(position - 1, documents, position)).await;
+            assert!(
+                matches!(refused, Err(SearchError::Unavailable(_) | SearchError::Failed(_))),
+                "{name}: {refused:?}"
+            );
+        }
+        assert_eq!(elastic.checkpoint().await, Ok(at(position - 1)), "{name}");
+        assert!(found(elastic.as_ref(), "tea").await.contains(&"a".to_owned()), "{name}");
+        block(name, Value::Null).await;
+        elastic.write(change(position - 1, &page, position)).await.unwrap();
+    }
+    assert_eq!(elastic.checkpoint().await, Ok(at(3)));
+    assert_eq!(found(elastic.as_ref(), "tea").await, ["read_only_allow_delete", "write", "a"]);
 }
 
 /// Where the server makes an index of whatever is written, a late write must make none.

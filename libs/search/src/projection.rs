@@ -60,6 +60,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ANOTHER_LOG: &str = "it was made from another log than the one that is there; it is made anew";
 /// Of so many streams the documents are made side by side.
 const AT_ONCE: usize = 64;
+/// What is said, once while it goes on, where the lease is released because nothing can be projected.
+const LEFT: &str = "another replica is left to write the index, if there is one";
 /// So many events are read at once.
 pub(crate) const PAGE: usize = 500;
 
@@ -176,7 +178,7 @@ impl Projector {
             growth.borrow_and_update();
             let stepped = self.look(turn).await;
             self.tell(&mut trouble, &stepped);
-            self.report_to(turn, &stepped).await;
+            self.report_to(turn, &stepped, &mut trouble).await;
             match stepped {
                 Ok(None) => sleep(STAND_BY).await,
                 Ok(Some(PAGE)) => {}
@@ -202,12 +204,11 @@ impl Projector {
     }
 
     /// Says how a step went to the lease, which is another's where this replica keeps failing.
-    async fn report_to(&self, turn: &mut Turn, stepped: &Result<Option<usize>, Stopped>) {
+    async fn report_to(&self, turn: &mut Turn, stepped: &Result<Option<usize>, Stopped>, trouble: &mut Trouble) {
         match stepped {
             Ok(Some(_)) => turn.report_success(),
-            Err(_) if turn.report_failure().await => {
-                let projection = self.0.projection.name();
-                tracing::warn!(projection, "another replica is left to write the index, if there is one");
+            Err(_) if turn.report_failure().await && trouble.is_news(LEFT) => {
+                tracing::warn!(projection = self.0.projection.name(), "{LEFT}");
             }
             Ok(None) | Err(_) => {}
         }

@@ -27,6 +27,8 @@ use crate::service::Shown;
 
 /// Under which name it says whether it keeps the books.
 const PART: &str = "auditor";
+/// What is said, once while it goes on, where the lease is released because nothing can be taken in.
+const LEFT: &str = "another replica is left to keep the books, if there is one";
 /// The group that listens.
 pub(crate) const GROUP: &str = "auditor";
 /// What all services publish.
@@ -85,8 +87,10 @@ impl Listener {
             } else {
                 let released = turn.report_failure().await;
                 if released {
-                    tracing::warn!("another replica is left to keep the books, if there is one");
                     self.shown.clear();
+                    if trouble.is_news(LEFT) {
+                        tracing::warn!("{LEFT}");
+                    }
                 }
                 if released || failures > 2 {
                     self.process.health.missing(PART, why.to_string());

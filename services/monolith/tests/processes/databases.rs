@@ -1,7 +1,13 @@
 //! Databases that are missing, wrong, or somebody else's.
+use std::cell::Cell;
+
+use http::StatusCode;
+use tokio::time::{Duration, Instant, sleep};
+
 use crate::proxy::Proxy;
+use crate::receipts::{self, PRODUCT, on_record, receive, receive_until_accepted};
 use crate::servers::Servers;
-use crate::service::Service;
+use crate::service::{PATIENCE, SECRET, Service};
 
 /// The part that every test here is about.
 const STORE: &str = "payment store";
@@ -24,7 +30,7 @@ async fn a_wrong_password_is_said_once_and_mended_without_a_restart() {
     let sentence = format!("does not let the role {} in: it is missing or has another password", servers.name);
     payment.misses(STORE, &sentence).await;
     payment.says_once(&sentence).await;
-    servers.administer(&format!("ALTER ROLE {} PASSWORD '{}'", servers.name, crate::service::SECRET)).await;
+    servers.administer(&format!("ALTER ROLE {} PASSWORD '{SECRET}'", servers.name)).await;
     payment.is_ready().await;
     payment.stop().await;
 }
@@ -148,4 +154,95 @@ async fn shelves_that_cannot_be_stocked_at_the_start_are_stocked_without_a_resta
     let added = "SELECT count(*) FROM events WHERE type IN ('ProductAdded', 'StockReceived')";
     assert_eq!(servers.number(added).await, 128, "64 products, each once");
     inventory.stop().await;
+}
+
+/// All sessions end, then nobody gets through for a while, as when a server is restarted: meanwhile an operator books one piece after
+/// the other, each until it is accepted.
+#[tokio::test]
+async fn commits_and_reads_go_on_after_a_restart_of_the_server_and_nothing_committed_is_lost() {
+    let Some(servers) = Servers::find().await else { return };
+    let mut proxy = Proxy::to(servers.postgres_address());
+    proxy.open().await;
+    let through = ("JANGTEO_POSTGRES", servers.postgres_at(&format!("127.0.0.1:{}", proxy.port)));
+    let cached = ("JANGTEO_REDIS", servers.redis.clone());
+    let (mut inventory, gateway) = receipts::open(&servers, &[through, cached]).await;
+    let available = async || gateway.get(PRODUCT).await.1["available"].to_string().replace('"', "").parse::<i64>();
+    let before = available().await.unwrap();
+    let (accepted, closes) = (Cell::new(0), Cell::new(false));
+    let operator = async {
+        while !closes.get() {
+            receive_until_accepted(&gateway, &format!("piece-{}", accepted.get())).await;
+            accepted.set(accepted.get() + 1);
+        }
+    };
+    let some_more = async || {
+        let (enough, started) = (accepted.get() + 5, Instant::now());
+        while accepted.get() < enough {
+            assert!(started.elapsed() < PATIENCE, "nothing is accepted any more: {}", accepted.get());
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let server = async {
+        some_more().await;
+        servers.end_sessions().await;
+        some_more().await;
+        servers.end_sessions().await;
+        proxy.close();
+        inventory.misses("inventory store", &servers.name).await;
+        assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK, "what is known is shown");
+        let stuck = accepted.get();
+        proxy.open().await;
+        some_more().await;
+        assert!(accepted.get() > stuck);
+        closes.set(true);
+    };
+    futures::join!(operator, server);
+    inventory.is_ready().await;
+    assert_eq!(on_record(&servers).await, accepted.get());
+    let started = Instant::now();
+    while available().await != Ok(before + accepted.get()) {
+        assert!(started.elapsed() < PATIENCE, "{:?} of {}", available().await, before + accepted.get());
+        sleep(Duration::from_millis(50)).await;
+    }
+    inventory.stop().await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_that_changes_leaves_open_connections_alone_and_new_ones_name_the_role() {
+    let Some(servers) = Servers::find().await else { return };
+    let (mut inventory, gateway) = receipts::open(&servers, &[]).await;
+    let change = async |password: &str| {
+        servers.administer(&format!("ALTER ROLE {} PASSWORD '{password}'", servers.name)).await;
+    };
+    let new = format!("{SECRET}-new");
+    change(&new).await;
+    for n in 0..10 {
+        let (status, problem) = receive(&gateway, &format!("open-{n}")).await;
+        assert_eq!(status, StatusCode::OK, "{problem}");
+    }
+    inventory.is_ready().await;
+
+    servers.end_sessions().await;
+    let sentence = format!("password authentication failed for user \"{}\"", servers.name);
+    inventory.misses("inventory store", &sentence).await;
+    let (status, problem) = receive(&gateway, "refused").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    inventory.says_of("inventory store", &sentence).await;
+    change(SECRET).await;
+    inventory.is_ready().await;
+    receive_until_accepted(&gateway, "refused").await;
+    assert_eq!(on_record(&servers).await, 11);
+
+    // A restart with the new one does as well.
+    change(&new).await;
+    let (address, postgres) = (inventory.address.clone(), servers.postgres().replace(SECRET, &new));
+    inventory.stop().await;
+    let mut inventory = Service::start_at("inventory", address, &servers.settings(&[("JANGTEO_POSTGRES", postgres)]));
+    inventory.is_ready().await;
+    receive_until_accepted(&gateway, "after").await;
+    inventory.stop().await;
+    gateway.stop().await;
+    change(SECRET).await;
+    assert_eq!(on_record(&servers).await, 12);
 }

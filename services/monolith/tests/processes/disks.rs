@@ -5,19 +5,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
-use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use http::StatusCode;
 use tempfile::TempDir;
 
-use crate::customers::{client, send};
+use crate::receipts::{self, PRODUCT, on_record, receive};
 use crate::servers::Servers;
-use crate::service::Service;
 
 /// Room for an empty database and some of what is recorded here.
 const SIZE: &str = "size=32m";
-const PRODUCT: &str = "/v1/products/TEA-BOSEONG-100";
-/// What inventory receives of its 64 products when it opens.
-const OPENING: i64 = 64;
 
 /// A small disk of the server's own.
 struct Disk(TempDir);
@@ -69,21 +64,6 @@ impl Drop for Disk {
     }
 }
 
-/// An operator books a piece that arrived, under a key.
-async fn receive(gateway: &Service, key: &str) -> (StatusCode, Value) {
-    let (path, headers) = (format!("{PRODUCT}:receive"), [("X-Operator", "lee"), ("Idempotency-Key", key)]);
-    let body = json!({ "quantity": 1 }).to_string();
-    send(&client(), &gateway.address, Method::POST, &path, &headers, body).await.unwrap()
-}
-
-/// How many receipts are on record, none of them half.
-async fn on_record(servers: &Servers) -> i64 {
-    let halves =
-        "SELECT count(*) FROM streams WHERE version != (SELECT count(*) FROM events WHERE stream = streams.key)";
-    assert_eq!(servers.number(halves).await, 0);
-    servers.number("SELECT count(*) FROM events WHERE type = 'StockReceived'").await - OPENING
-}
-
 #[tokio::test]
 async fn a_full_disk_is_said_and_nothing_is_half_written_and_with_room_it_goes_on() {
     let Some(servers) = Servers::find().await else { return };
@@ -91,11 +71,7 @@ async fn a_full_disk_is_said_and_nothing_is_half_written_and_with_room_it_goes_o
     // The database leaves the disk before the disk is taken away.
     let (disk, servers) = (disk, servers);
     servers.move_to(&disk.place()).await;
-    let mut inventory = Service::start("inventory", &servers.settings(&[]));
-    inventory.is_ready().await;
-    let to_inventory = [("JANGTEO_INVENTORY", inventory.address.clone())];
-    let mut gateway = Service::start("gateway", &servers.settings(&to_inventory));
-    gateway.is_ready().await;
+    let (mut inventory, gateway) = receipts::open(&servers, &[]).await;
 
     disk.fill();
     let (mut answered, mut refused) = (0, vec![]);

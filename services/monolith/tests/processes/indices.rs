@@ -3,21 +3,17 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
+use crate::customers::{client, send};
 use crate::proxy::Proxy;
+use crate::receipts::{self, PRODUCT};
 use crate::servers::Servers;
 use crate::service::{PATIENCE, Service, command};
 
 const SEARCH: &str = "/v1/products?query=tea";
-/// One of the products that inventory begins with.
-const PRODUCT: &str = "/v1/products/TEA-BOSEONG-100";
 
 /// An inventory with its index as told, and a gateway to it.
 async fn open(servers: &Servers, elasticsearch: String) -> (Service, Service) {
-    let mut inventory = Service::start("inventory", &servers.settings(&[("JANGTEO_ELASTICSEARCH", elasticsearch)]));
-    inventory.is_ready().await;
-    let mut gateway = Service::start("gateway", &servers.settings(&[("JANGTEO_INVENTORY", inventory.address.clone())]));
-    gateway.is_ready().await;
-    (inventory, gateway)
+    receipts::open(servers, &[("JANGTEO_ELASTICSEARCH", elasticsearch)]).await
 }
 
 /// Waits until a search is answered like this.
@@ -126,5 +122,81 @@ async fn an_operator_has_an_index_made_anew_beside_running_replicas() {
         service.is_ready().await;
         service.stop().await;
     }
+    gateway.stop().await;
+}
+
+/// The name of the index that stands behind the alias.
+async fn index(servers: &Servers) -> String {
+    let indices = servers.elastic(Method::GET, &format!("/{}-jangteo-product", servers.name), &Value::Null).await;
+    indices.as_object().unwrap().keys().next().unwrap().clone()
+}
+
+#[tokio::test]
+async fn an_index_that_refuses_writes_is_searched_as_it_was_and_caught_up_when_it_takes_them_again() {
+    let Some(servers) = Servers::find().await else { return };
+    let (mut inventory, gateway) = open(&servers, servers.elasticsearch.clone()).await;
+    search(&gateway, StatusCode::OK, "TEA-BOSEONG-100").await;
+    let index = index(&servers).await;
+    let block = async |blocked: Value| {
+        let settings = json!({ "index.blocks.write": blocked });
+        let answer = servers.elastic(Method::PUT, &format!("/{index}/_settings"), &settings).await;
+        assert_eq!(answer["acknowledged"], true, "{answer}");
+    };
+    block(json!(true)).await;
+    let product = json!({"sku": "TEA-LATE-1", "name_ko": "늦은 차", "name_en": "Late tea", "category": "tea", "unit_price": 1_000, "currency": "KRW"});
+    let headers = [("X-Operator", "lee"), ("Idempotency-Key", "late")];
+    let added = send(&client(), &gateway.address, Method::POST, "/v1/products", &headers, product.to_string()).await;
+    assert_eq!(added.unwrap().0, StatusCode::CREATED);
+    inventory.says("nothing is projected; it tries again").await;
+    let (status, found) = gateway.get(SEARCH).await;
+    assert_eq!(status, StatusCode::OK, "{found}");
+    assert!(found.to_string().contains("TEA-BOSEONG-100") && !found.to_string().contains("TEA-LATE-1"), "{found}");
+    assert_eq!(gateway.get("/v1/products/TEA-LATE-1").await.0, StatusCode::OK);
+    inventory.is_ready().await;
+
+    block(Value::Null).await;
+    search(&gateway, StatusCode::OK, "TEA-LATE-1").await;
+    inventory.says("the projection goes on").await;
+    inventory.stop().await;
+    gateway.stop().await;
+}
+
+/// All products that a search finds, or the answer if it is refused.
+async fn found(gateway: &Service) -> Result<Vec<Value>, (StatusCode, Value)> {
+    let (status, page) = gateway.get("/v1/products?query=tea&page_size=100").await;
+    if status != StatusCode::OK {
+        return Err((status, page));
+    }
+    let skus = page["products"].as_array().unwrap().iter().map(|product| product["sku"].clone());
+    Ok(skus.collect())
+}
+
+#[tokio::test]
+async fn an_index_that_is_deleted_while_it_is_searched_is_made_anew_without_a_restart() {
+    let Some(servers) = Servers::find().await else { return };
+    let (mut inventory, gateway) = open(&servers, servers.elasticsearch.clone()).await;
+    search(&gateway, StatusCode::OK, "TEA-BOSEONG-100").await;
+    let (all, deleted) = (found(&gateway).await.unwrap(), index(&servers).await);
+    assert!(all.len() > 3, "{all:?}");
+    servers.elastic(Method::DELETE, &format!("/{deleted}"), &Value::Null).await;
+    let started = Instant::now();
+    loop {
+        match found(&gateway).await {
+            // Never a part of it.
+            Ok(found) => {
+                assert_eq!(found, all);
+                break;
+            }
+            Err((status, problem)) => {
+                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+                assert!(started.elapsed() < PATIENCE, "{problem}");
+            }
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(index(&servers).await, deleted);
+    assert_eq!(gateway.get(PRODUCT).await.0, StatusCode::OK);
+    inventory.is_ready().await;
+    inventory.stop().await;
     gateway.stop().await;
 }

@@ -7,6 +7,7 @@
 #![expect(unreachable_pub, reason = "one test binary: its modules use each other")]
 #![expect(clippy::disallowed_methods, reason = "tests are told in the environment where the servers are")]
 
+mod caches;
 #[path = "../customers/mod.rs"]
 #[expect(dead_code, reason = "only its client is used here")]
 mod customers;
@@ -17,6 +18,7 @@ mod log_lines;
 mod messages;
 mod older;
 mod proxy;
+mod receipts;
 mod rolling;
 mod servers;
 mod service;

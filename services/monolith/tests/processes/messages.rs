@@ -1,4 +1,6 @@
 //! Brokers that are away, topics that are not as they have to be, and what cannot be read.
+use std::ops::RangeInclusive;
+
 use clock::Timestamp;
 use futures::future::join_all;
 use http::StatusCode;
@@ -8,6 +10,7 @@ use tokio::time::{Duration, Instant, sleep};
 use uuid::Uuid;
 
 use crate::proxy::Proxy;
+use crate::receipts::{self, receive};
 use crate::servers::Servers;
 use crate::service::{PATIENCE, Service};
 
@@ -82,7 +85,7 @@ async fn what_cannot_be_read_is_parked_and_everything_else_flows() {
     let mut gateway = Service::start("gateway", &servers.settings(&[("JANGTEO_ORDER", order.address.clone())]));
     gateway.is_ready().await;
     let junk = Message { key: "shipment-junk".into(), headers: vec![], payload: b"\xffnot a fact".to_vec() };
-    bus.publish("shipping-events", vec![junk, fact("shipment-junk"), fact("shipment-fine")]).await.unwrap();
+    bus.publish("shipping-events", vec![junk, fact("shipment-junk", 1), fact("shipment-fine", 1)]).await.unwrap();
 
     let started = Instant::now();
     let flowed = r#"messages_total{consumer="order",outcome="passed"} 2"#;
@@ -101,14 +104,14 @@ async fn what_cannot_be_read_is_parked_and_everything_else_flows() {
     gateway.stop().await;
 }
 
-/// The first of a stream, and nobody else's business.
-fn fact(stream: &str) -> Message {
+/// A version of a stream that is nobody else's business.
+fn fact(stream: &str, version: u64) -> Message {
     Envelope {
         id: Uuid::now_v7(),
         source: "shipping".into(),
         kind: PRIVATE.into(),
         stream: stream.into(),
-        version: 1,
+        version,
         schema: 1,
         time: Timestamp(1),
         correlation_id: String::new(),
@@ -150,5 +153,74 @@ async fn an_event_of_a_later_program_stops_what_would_have_to_read_it_until_it_i
     other.is_ready().await;
     other.stop().await;
     order.stop().await;
+    gateway.stop().await;
+}
+
+/// The versions of a stream of inventory's that are in its topic, in their order.
+async fn published(servers: &Servers, stream: &str) -> Vec<u64> {
+    // Where there is no topic, nothing is in it.
+    let all = servers.bus().latest("inventory-events", 1_000).await.unwrap_or_default();
+    let envelopes = all.iter().filter_map(|one| Envelope::decode(&one.message).ok());
+    envelopes.filter(|envelope| envelope.stream == stream).map(|envelope| envelope.version).collect()
+}
+
+/// Inventory publishes to one topic, which it makes again itself, and listens to another, whose owner makes it again.
+#[tokio::test]
+async fn a_deleted_topic_is_made_again_and_carries_what_comes_later_and_what_went_with_it_is_a_gap() {
+    const STOCK: &str = "stock-TEA-BOSEONG-100";
+    let Some(servers) = Servers::find().await else { return };
+    servers.bus().create("shipping-events", 6).await.unwrap();
+    let (mut inventory, gateway) = receipts::open(&servers, &[]).await;
+    let publish = async |stream: &str, versions: RangeInclusive<u64>| {
+        let facts = versions.map(|version| fact(stream, version)).collect();
+        servers.bus().publish("shipping-events", facts).await.unwrap();
+    };
+    let heard = async |stream: &str, version: i64| {
+        let mark = format!("name = 'inbox-inventory-shipping-events-{stream}'");
+        let (mark, started) = (format!("SELECT coalesce(max(value), 0) FROM marks WHERE {mark}"), Instant::now());
+        while servers.number(&mark).await != version {
+            assert!(started.elapsed() < PATIENCE, "{stream} {version} is not heard: {}", inventory.log());
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let arrives = async |versions: &[u64]| {
+        let (mut there, started) = (vec![], Instant::now());
+        while !there.ends_with(versions) {
+            assert!(started.elapsed() < PATIENCE, "{there:?}, not {versions:?}: {}", inventory.log());
+            sleep(Duration::from_millis(100)).await;
+            there = published(&servers, STOCK).await;
+        }
+        there
+    };
+    publish("shipment-a", 1..=3).await;
+    heard("shipment-a", 3).await;
+    arrives(&[1]).await;
+
+    servers.delete_topics(&["shipping-events", "inventory-events"]).await;
+    assert_eq!(receive(&gateway, "piece-1").await.0, StatusCode::OK);
+    servers.bus().create("shipping-events", 6).await.unwrap();
+    // More than there was: who went on at the former offset would miss the beginning.
+    publish("shipment-a", 4..=8).await;
+    heard("shipment-a", 8).await;
+    assert_eq!(arrives(&[2]).await, [2], "what went with the former topic is not published again");
+    inventory.says("the relay goes on").await;
+    // The relay does not notice this one.
+    servers.delete_topics(&["inventory-events"]).await;
+    servers.bus().create("inventory-events", 6).await.unwrap();
+    assert_eq!(receive(&gateway, "piece-2").await.0, StatusCode::OK);
+    assert_eq!(arrives(&[3]).await, [3]);
+
+    // Nobody had heard the first.
+    publish("shipment-b", 2..=2).await;
+    inventory.says_of("shipment-b", "version 1 is awaited, and this is 2").await;
+    heard("shipment-b", 0).await;
+    // A person has everything published again.
+    publish("shipment-b", 1..=2).await;
+    heard("shipment-b", 2).await;
+    servers.run("UPDATE marks SET value = 0 WHERE name = 'relay-inventory-events'").await;
+    assert_eq!(receive(&gateway, "piece-3").await.0, StatusCode::OK);
+    arrives(&[1, 2, 3, 4]).await;
+    inventory.is_ready().await;
+    inventory.stop().await;
     gateway.stop().await;
 }

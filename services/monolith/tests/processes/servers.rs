@@ -72,6 +72,12 @@ impl Servers {
         self.administer(&format!("ALTER DATABASE {name} SET TABLESPACE {name}")).await;
     }
 
+    /// Ends all sessions in the database, as a server does that stops.
+    pub async fn end_sessions(&self) {
+        let sessions = format!("FROM pg_stat_activity WHERE datname = '{}'", self.name);
+        self.administer(&format!("SELECT pg_terminate_backend(pid) {sessions}")).await;
+    }
+
     /// What the administrator of Postgres says.
     pub async fn administer(&self, sql: &str) {
         run(&self.admin, sql).await;
