@@ -16,11 +16,11 @@ pub(crate) const POSTGRES_PASSWORD: &str = "postgres";
 pub(crate) type Program = (&'static str, &'static str);
 pub(crate) const JAVA: Program = ("java", "openjdk-17-jdk-headless");
 pub(crate) const MAVEN: Program = ("mvn", "maven");
-/// What stands between stores and Postgres in some tests.
-pub(crate) const POOLER: Program = ("pgbouncer", "pgbouncer");
+const REDIS: Program = ("redis-server", "redis-server");
+/// What tests start for themselves: a pooler between stores and Postgres, and a Redis that is frozen.
+pub(crate) const OF_TESTS: [Program; 2] = [("pgbouncer", "pgbouncer"), REDIS];
 /// What the servers need.
-const NEEDED: [Program; 5] =
-    [("redis-server", "redis-server"), JAVA, MAVEN, ("xz", "xz-utils"), ("psql", "postgresql-client")];
+const NEEDED: [Program; 5] = [REDIS, JAVA, MAVEN, ("xz", "xz-utils"), ("psql", "postgresql-client")];
 /// The names of a cluster of brokers are 16 bytes in base64; this one is nobody else's business.
 const CLUSTER: &str = "amFuZ3Rlby1zaG9wLW9uZQ";
 

@@ -117,8 +117,8 @@ fn with_servers(cargo: &Cargo) -> Result<(), Failed> {
             }
         };
     let (infra, by_us) = infra;
-    if let Err(why) = packages::system(&[packages::POOLER]) {
-        missing(&format!("no pooler between stores and Postgres: {}", why.sentence))?;
+    if let Err(why) = packages::system(&packages::OF_TESTS) {
+        missing(&format!("no servers that tests start for themselves: {}", why.sentence))?;
     }
     let tested = cargo.step_with(TEST, &infra.addresses()).and_then(|()| {
         let fleet = Fleet::of_test(cargo)?;
