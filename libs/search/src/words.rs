@@ -61,7 +61,7 @@ fn runs(text: &str) -> Vec<Run> {
     let mut runs: Vec<Run> = vec![];
     let mut open = false;
     let ignorable = CodePointSetData::new::<DefaultIgnorableCodePoint>();
-    let seen = text.chars().filter(|c| !ignorable.contains(*c));
+    let seen = text.chars().filter(|c| c.is_ascii() || !ignorable.contains(*c));
     // By way of upper case: ß and ς are SS and Σ then.
     let folded = seen.nfkc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc();
     for c in folded {

@@ -8,7 +8,7 @@
 //! Compare identities: device and inode of what the path names now with those of what was opened.
 //!
 //! # Here
-//! [`FileWatch`] remembers who the files are. Whoever writes asks for its own files after each transaction, before it answers;
+//! [`FileWatch`] remembers who the files are. Whoever writes asks for its log after each transaction, before it answers;
 //! somebody looks at all of them each second ([`FileWatch::check_all`]). Once one is lost, whoever shares the watch writes
 //! nothing until it is back: a shop whose parts are kept in different folders is no shop.
 //!
@@ -47,14 +47,14 @@ struct Watched {
 }
 
 impl FileWatch {
-    /// From now on `path` has to name what it names now.
+    /// From now on `path` has to name what it names now, which is returned.
     ///
     /// # Errors
     /// If it names nothing.
-    pub fn add(&self, path: &Path) -> io::Result<()> {
+    pub fn add(&self, path: &Path) -> io::Result<Identity> {
         let identity = Identity::from(&fs::metadata(path)?);
         lock(&self.0.files).insert(path.to_owned(), identity);
-        Ok(())
+        Ok(identity)
     }
 
     /// The watched files and folders, and who they are.
@@ -74,12 +74,16 @@ impl FileWatch {
     /// # Errors
     /// A sentence that names it.
     pub fn check(&self, path: &Path) -> Result<(), String> {
-        let Some(opened) = lock(&self.0.files).get(path).copied() else { return Ok(()) };
-        let checked = same(path, opened);
-        if let Err(why) = &checked {
-            lock(&self.0.lost).get_or_insert_with(|| why.clone());
-        }
-        checked
+        let opened = lock(&self.0.files).get(path).copied();
+        opened.map_or(Ok(()), |opened| self.check_opened(path, opened))
+    }
+
+    /// The same, for whoever kept what [`FileWatch::add`] returned.
+    ///
+    /// # Errors
+    /// A sentence that names it.
+    pub fn check_opened(&self, path: &Path, opened: Identity) -> Result<(), String> {
+        same(path, opened).inspect_err(|why| _ = lock(&self.0.lost).get_or_insert_with(|| why.clone()))
     }
 
     /// Whether all are still what they were. Where all are back, nothing is lost any more.

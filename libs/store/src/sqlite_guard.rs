@@ -8,8 +8,8 @@
 //! Check before you answer. Log edges, not levels.
 //!
 //! # Here
-//! [`Guard::before`] refuses while any watched file is lost, [`Guard::after`] looks at the file and its log after the commit:
-//! two `stat`s beside an fsync. [`Guard::failed`] says a reason once, [`Guard::succeeded`] says once that it is over, after
+//! [`Guard::before`] refuses while any watched file is lost, [`Guard::after`] looks for the write-ahead log after the commit, which
+//! is in it: one `stat` beside an fsync. Whoever has the watch looks for the rest each second. [`Guard::failed`] says a reason once, [`Guard::succeeded`] says once that it is over, after
 //! [`CALM`] without a failure: on a full disk small transactions still succeed between large ones.
 //!
 //! # Limits
@@ -22,7 +22,7 @@ use std::time::Duration;
 use telemetry::trouble::Trouble;
 use tokio::time::Instant;
 
-use crate::file_watch::FileWatch;
+use crate::file_watch::{FileWatch, Identity};
 use crate::sqlite_file::{beside, sentence};
 
 /// So long nothing may fail before it is said that the trouble is over.
@@ -33,6 +33,8 @@ pub const CALM: Duration = Duration::from_secs(1);
 pub struct Guard {
     file: PathBuf,
     log: PathBuf,
+    /// What the log was when it was opened.
+    opened: Identity,
     watch: FileWatch,
     trouble: Trouble,
     failed: Option<Instant>,
@@ -46,8 +48,8 @@ impl Guard {
     pub fn new(file: &Path, watch: FileWatch) -> io::Result<Guard> {
         let log = beside(file, "-wal");
         watch.add(file)?;
-        watch.add(&log)?;
-        Ok(Guard { file: file.into(), log, watch, trouble: Trouble::default(), failed: None })
+        let opened = watch.add(&log)?;
+        Ok(Guard { file: file.into(), log, opened, watch, trouble: Trouble::default(), failed: None })
     }
 
     /// The file that it guards.
@@ -69,13 +71,12 @@ impl Guard {
     /// # Errors
     /// A sentence that names the file that is lost.
     pub fn after(&self) -> Result<(), String> {
-        self.watch.check(&self.file)?;
-        self.watch.check(&self.log)
+        self.watch.check_opened(&self.log, self.opened)
     }
 
     /// A transaction failed: what to answer. It is logged if it is news.
     pub fn failed(&mut self, error: &rusqlite::Error) -> String {
-        let why = sentence(&self.file, error);
+        let why = sentence(self.file(), error);
         self.failed = Some(Instant::now());
         if self.trouble.is_news(&why) {
             tracing::error!(why, "transactions fail; what is not written is refused, and said no more");
@@ -89,7 +90,7 @@ impl Guard {
         if failed.elapsed() >= CALM {
             self.failed = None;
             if self.trouble.is_over() {
-                tracing::info!(file = %self.file.display(), "transactions succeed again");
+                tracing::info!(file = %self.file().display(), "transactions succeed again");
             }
         }
     }

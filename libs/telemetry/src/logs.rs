@@ -1,5 +1,5 @@
 //! Structured log lines: for people in a terminal, or JSON for machines.
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -22,7 +22,9 @@ pub enum Format {
 /// A sentence, if `filter` is malformed or logging was started before.
 pub fn init(filter: &str, format: Format) -> Result<WorkerGuard, String> {
     let filter = EnvFilter::try_new(filter).map_err(|why| format!("the log filter {filter:?} is malformed: {why}"))?;
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(8_192).finish(std::io::stderr());
+    // Lines that wait are written together: otherwise each is a call of the system, a dozen for an order.
+    let together = BufWriter::new(std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(8_192).finish(together);
     let lines = fmt().with_env_filter(filter).with_writer(writer).with_ansi(std::io::stderr().is_terminal());
     match format {
         Format::Text => lines.compact().try_init(),

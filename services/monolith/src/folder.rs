@@ -83,7 +83,7 @@ impl Folder {
         match lock.try_lock() {
             Ok(()) => {
                 let watch = FileWatch::default();
-                let watched = watch.add(path).and_then(|()| watch.add(&path.join(LOCK)));
+                let watched = watch.add(path).and_then(|_| watch.add(&path.join(LOCK)));
                 watched.with_context(|| format!("the data folder {shown} cannot be looked at"))?;
                 Ok(Some(Folder { path: path.to_owned(), watch, lock, marked: AtomicBool::new(false) }))
             }

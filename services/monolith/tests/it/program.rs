@@ -355,7 +355,7 @@ async fn an_open_shop_whose_files_are_removed_or_replaced_accepts_nothing() {
     assert_eq!(program.stop().await, Some(0));
 }
 
-/// Not even the first second is lost: a store looks for its own file before it answers.
+/// Not even the first second is lost: a store looks for its write-ahead log before it answers.
 #[tokio::test]
 async fn an_order_right_after_the_folder_is_removed_is_not_accepted() {
     let folder = tempfile::tempdir().unwrap();
