@@ -9,8 +9,8 @@
 //!
 //! # Here
 //! Hyper answers each HTTP/2 request on a task of its own, which [`OnTasks`] starts. [`AnswerBody`] notes there when it hands a
-//! frame over, and when it is asked for the next one. A task whose frame has not been taken for [`PATIENCE`] is dropped: hyper resets
-//! that stream, and the others on the connection go on.
+//! frame over, and when it is asked for the next one. A task whose frame has not been taken for [`PATIENCE`], and a second more for
+//! each [`SLOWEST_READER`] bytes in it up to [`MOST_MORE`], is dropped: hyper resets that stream, and the others on the connection go on.
 //!
 //! # Limits
 //! What hyper has already queued for a stream is not seen here: it is freed with the connection.
@@ -31,20 +31,31 @@ use crate::tasks::Tasks;
 /// How long a client may leave a frame of an answer where it is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The slowest that a client may take a frame, in bytes a second: what the write timeout of a connection comes to.
+const SLOWEST_READER: usize = 8 * 1024;
+/// The most time that a frame gets for its size.
+pub(crate) const MOST_MORE: Duration = Duration::from_secs(60);
+
 tokio::task_local! {
     static STREAM: Handed;
 }
 
-/// Since when a frame waits to be taken by the client.
+/// Until when the client has to take a frame.
 #[derive(Clone, Debug, Default)]
 struct Handed(Arc<Mutex<Option<Instant>>>);
 
 impl Handed {
-    fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    /// A frame of so many bytes waits to be taken from now on.
+    fn begin(&self, bytes: usize) {
+        let more = Duration::from_secs_f64(bytes as f64 / SLOWEST_READER as f64);
+        self.set(Some(Instant::now() + PATIENCE + more.min(MOST_MORE)));
     }
 
-    fn since(&self) -> Option<Instant> {
+    fn set(&self, until: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    fn until(&self) -> Option<Instant> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -62,7 +73,7 @@ impl<B: Body> AnswerBody<B> {
         let handed = STREAM.try_with(Handed::clone).ok();
         if let Some(handed) = &handed {
             // The head of the answer, without which no frame is asked for.
-            handed.set(Some(Instant::now()));
+            handed.begin(0);
         }
         AnswerBody { body: Box::pin(body), handed, _under_way: under_way }
     }
@@ -75,7 +86,12 @@ impl<B: Body<Data = Bytes>> Body for AnswerBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let frame = self.body.as_mut().poll_frame(context);
         if let Some(handed) = &self.handed {
-            handed.set(matches!(frame, Poll::Ready(Some(_))).then(Instant::now));
+            match &frame {
+                Poll::Ready(Some(frame)) => {
+                    handed.begin(frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len));
+                }
+                Poll::Ready(None) | Poll::Pending => handed.set(None),
+            }
         }
         frame
     }
@@ -114,12 +130,12 @@ impl<W: Future> Future for InTime<W> {
         if self.work.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        let Some(since) = self.handed.since() else {
+        let Some(until) = self.handed.until() else {
             self.late = None;
             return Poll::Pending;
         };
-        if self.late.as_ref().is_none_or(|(of, _)| *of != since) {
-            self.late = Some((since, Box::pin(tokio::time::sleep_until(since + PATIENCE))));
+        if self.late.as_ref().is_none_or(|(of, _)| *of != until) {
+            self.late = Some((until, Box::pin(tokio::time::sleep_until(until))));
         }
         let late = self.late.as_mut().map(|(_, late)| late.as_mut().poll(context));
         if late.is_some_and(|late| late.is_ready()) {

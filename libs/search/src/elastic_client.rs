@@ -11,6 +11,7 @@ use elasticsearch::http::request::{JsonBody, NdBody};
 use elasticsearch::http::response::Response;
 use elasticsearch::http::transport::{SingleNodeConnectionPool, TransportBuilder};
 use elasticsearch::http::{Method, StatusCode, Url};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 use crate::SearchError;
@@ -61,8 +62,9 @@ impl Client {
     pub(crate) fn new(url: &str) -> Result<Client, SearchError> {
         let broken = |why: &dyn std::fmt::Display| SearchError::Unavailable(format!("Elasticsearch's address: {why}"));
         let mut parsed = Url::parse(url).map_err(|why| broken(&why))?;
-        let password = parsed.password().map(str::to_owned);
-        let credentials = password.map(|password| Credentials::Basic(parsed.username().to_owned(), password));
+        let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let credentials =
+            parsed.password().map(|password| Credentials::Basic(plain(parsed.username()), plain(password)));
         if credentials.is_some() {
             // It fails for addresses without a host, which are no such address.
             let _ = parsed.set_username("").and_then(|()| parsed.set_password(None));
@@ -320,9 +322,9 @@ mod tests {
             peer.write_all(answer.as_bytes()).unwrap();
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
-        let client = Client::new(&format!("http://lee:secret@{address}")).unwrap();
+        let client = Client::new(&format!("http://lee:p%40ss@{address}")).unwrap();
         assert_eq!(client.get("/").await.map(|answer| answer.status).ok(), Some(200));
-        assert!(asked.join().unwrap().to_lowercase().contains("authorization: basic bgvlonnly3jlda=="));
+        assert!(asked.join().unwrap().to_lowercase().contains("authorization: basic bgvlonbac3m="));
         assert_eq!(client.address, address.to_string());
     }
 }

@@ -91,8 +91,10 @@ impl FileWatch {
     /// # Errors
     /// A sentence that names the first that is not.
     pub fn check_all(&self) -> Result<(), String> {
+        // Danger: the lock is held meanwhile. A writer that finds a loss now must not see it forgotten.
+        let mut lost = lock(&self.0.lost);
         let checked = self.files().iter().try_for_each(|(path, opened)| same(path, *opened));
-        *lock(&self.0.lost) = checked.clone().err();
+        *lost = checked.clone().err();
         checked
     }
 }

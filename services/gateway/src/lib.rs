@@ -23,6 +23,9 @@
 //! | `docs` | the API page |
 //! | `events` | streams of answers as server-sent events |
 //! | `problem` | what is answered when the answer is no (RFC 9457) |
+//! | `pages` | what the gateway tells about its process and its interface |
+//! | `host_names` | which hosts a request may be for |
+//! | `fair_share` | places that customers share |
 //! | `openapi` | the document of the API: an operation for each route |
 //! | `openapi_schemas` | its schemas, from messages and enums |
 //! | `openapi_parts` | its parts that are the gateway's own: headers, problems, examples |
@@ -225,12 +228,14 @@ impl Gateway {
             Err(problem) => (UNMATCHED, Err(problem)),
         };
         let cause = outcome.as_ref().err().and_then(Problem::cause).map(str::to_owned);
+        // What is logged and counted is the problem, also where the client is shown something else.
+        let status = outcome.as_ref().map_or_else(Problem::status, Response::status);
         let mut response = outcome.unwrap_or_else(|problem| whole(problem.into_response(trace)));
         if !response.headers().contains_key(header::CACHE_CONTROL) {
             pages::cache_for(&mut response, 0);
         }
         put(&mut response, edge::TRACEPARENT, trace.to_string());
-        let (status, took) = (response.status(), started.elapsed());
+        let took = started.elapsed();
         self.red.observe(route, status.as_str(), took);
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         match cause {
@@ -284,11 +289,10 @@ impl Gateway {
     ) -> Result<Response<Answered>, Problem> {
         if let Some(events) = &found.route.events {
             let watched = self.watch(found, events, head, body, trace).await;
-            let refused_for_now = |problem: &Problem| events::refused_for_now(&head.headers, problem.status());
-            return match watched.as_ref().err().and_then(refused_for_now) {
-                Some(come_back) => Ok(whole(come_back)),
-                None => watched,
-            };
+            return watched.map_err(|problem| match events::refused_for_now(&head.headers, problem.status()) {
+                Some(come_back) => problem.shown_as(come_back),
+                None => problem,
+            });
         }
         let route = found.route;
         let mut caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
@@ -299,7 +303,11 @@ impl Gateway {
         let _place = match waiting {
             Some(_) => None,
             None => {
-                Some(self.places.try_acquire().map_err(|_| too_many("requests are under way", self.limits.at_once))?)
+                let full = |_| {
+                    let most = self.limits.at_once;
+                    too_many(format!("{most} requests are under way, which is the most at a time; try again"))
+                };
+                Some(self.places.try_acquire().map_err(full)?)
             }
         };
         let message = Bytes::from(self.message(found, head, body).await?.encode_to_vec());
@@ -343,7 +351,8 @@ impl Gateway {
         trace: Trace,
     ) -> Result<Response<Answered>, Problem> {
         let caller = edge::caller(found, &head.headers, trace, self.limits.call)?;
-        let full = || too_many("streams are open, of which customers have equal shares", self.limits.watchers);
+        let full =
+            || too_many("you have your share of the streams that may be open; close one, or try again in a second");
         let place = self.watchers.take(&caller.customer).ok_or_else(full)?;
         let mut message = self.message(found, head, body).await?;
         events::resume(&head.headers, events, &mut message)?;
@@ -402,9 +411,8 @@ fn peer(head: &Parts) -> Peer {
     head.extensions.get::<Peer>().cloned().unwrap_or_else(Peer::unknown)
 }
 
-fn too_many(what: &str, most: usize) -> Problem {
-    let message = format!("{most} {what}, which is the most at a time; try again");
-    Refusal::new(Code::ResourceExhausted, "too_many_requests", message).into()
+fn too_many(message: impl Into<String>) -> Problem {
+    Refusal::new(Code::ResourceExhausted, "too_many_requests", message.into()).into()
 }
 
 fn whole(response: Response<Full<Bytes>>) -> Response<Answered> {

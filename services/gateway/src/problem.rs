@@ -27,6 +27,7 @@ pub(crate) struct Problem {
     refusal: Box<Refusal>,
     allow: Option<String>,
     cause: Option<String>,
+    shown_as: Option<Box<Response<Full<Bytes>>>>,
 }
 
 impl From<Refusal> for Problem {
@@ -48,7 +49,7 @@ impl From<Refusal> for Problem {
 impl Problem {
     /// A problem with another status than the table has for its code.
     pub(crate) fn at(status: StatusCode, refusal: Refusal) -> Problem {
-        Problem { status, refusal: Box::new(refusal), allow: None, cause: None }
+        Problem { status, refusal: Box::new(refusal), allow: None, cause: None, shown_as: None }
     }
 
     /// What a service answered. A status without details was made on the way: it may name addresses, and is not shown.
@@ -88,7 +89,12 @@ impl Problem {
         Problem { allow: Some(allow), ..Problem::at(StatusCode::METHOD_NOT_ALLOWED, refusal) }
     }
 
-    /// The status that it is answered with.
+    /// The same problem, of which the client is shown this instead.
+    pub(crate) fn shown_as(self, response: Response<Full<Bytes>>) -> Problem {
+        Problem { shown_as: Some(Box::new(response)), ..self }
+    }
+
+    /// The status of the problem.
     pub(crate) fn status(&self) -> StatusCode {
         self.status
     }
@@ -106,6 +112,9 @@ impl Problem {
 
     /// The answer.
     pub(crate) fn into_response(self, trace: Trace) -> Response<Full<Bytes>> {
+        if let Some(instead) = self.shown_as {
+            return *instead;
+        }
         let retry = matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
             || (self.status == StatusCode::CONFLICT && self.refusal.reason == "in_progress");
         let document = self.document(trace);

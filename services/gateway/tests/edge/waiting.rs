@@ -115,7 +115,10 @@ async fn a_follower_is_told_when_nothing_will_follow_and_otherwise_when_to_come_
             // One that is lost on its way is asked for again.
             let world = World::new();
             world.shop.next(Next::Refuse(Status::from(Refusal::of(&status))));
-            world.send(Method::GET, "/v1/orders/o-1:watch", &[("Accept", accept)], "").await
+            let told = world.send(Method::GET, "/v1/orders/o-1:watch", &[("Accept", accept)], "").await;
+            let counted = world.process.metrics.text();
+            assert!(!counted.contains(r#"outcome="200""#), "what was refused is counted as refused: {counted}");
+            told
         };
         let come_back = refused("text/event-stream").await;
         let kind = come_back.header("content-type");
