@@ -26,7 +26,8 @@ impl Tasks {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
-        tokio::spawn(self.tracker.track_future(work.in_current_span()))
+        // A use case is a state of some kilobytes, which each layer would move, and tokio again at its end.
+        tokio::spawn(self.tracker.track_future(Box::pin(work).in_current_span()))
     }
 
     /// Runs a use case to its end and waits for its outcome; the caller may leave at any moment.
