@@ -252,12 +252,19 @@ pub(crate) fn write_manifest(folder: &Path, files: &[String]) -> anyhow::Result<
     written().with_context(|| format!("{} cannot be written", file.display()))
 }
 
+fn is_manifest_or_store(name: &str) -> bool {
+    name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")))
+}
+
+/// Whether a file of this name may be in a copy of a data folder on which no shop was opened.
+pub(crate) fn is_of_a_copy(name: &str) -> bool {
+    is_manifest_or_store(name) || FILES.iter().any(|file| Path::new(name) == seals(Path::new(""), file))
+}
+
 /// A folder with a manifest is ours; without one it may hold what a first start that was killed left, and nothing else.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
-    let ours = |name: &str| {
-        name == LOCK || name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")))
-    };
+    let ours = |name: &str| name == LOCK || is_manifest_or_store(name);
     if path.join(MANIFEST).exists() {
         return Ok(());
     }
