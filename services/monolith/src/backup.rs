@@ -20,12 +20,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use clock::{Clock, SystemClock};
+use store::seal;
 use store::sqlite_backup::pin_together;
 
-use crate::folder::{self, Folder};
-
-/// Bytes of a seal.
-const SEAL: u64 = 32;
+use crate::folder::{self, Closing, Folder};
 
 /// Copies the folder `data` to `to`, which must not exist. If no shop is open on it, none can be opened meanwhile.
 ///
@@ -45,6 +43,8 @@ pub fn backup(data: &Path, to: &Path) -> anyhow::Result<()> {
     // Of a shop that was killed, the files are looked at first, as at a start. Danger: they stay open for as long as they are
     // copied, for the header of a file is read through a handle of its own.
     let stores = folder.as_ref().map(|folder| folder.stores(&clock)).transpose()?;
+    let closing = stores.as_ref().and(folder.as_ref()).map(Closing);
+    // Again: an earlier version may have had fewer files.
     let names = folder::listed(data)?;
     remove_unfinished(&new)?;
     fs::create_dir_all(&new).with_context(|| cannot(&new))?;
@@ -52,6 +52,8 @@ pub fn backup(data: &Path, to: &Path) -> anyhow::Result<()> {
     copied.inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
     let around = to.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(around).and_then(|around| around.sync_all()).with_context(|| cannot(to))?;
+    // Whatever ends it earlier drops them in the same order.
+    drop(closing);
     drop(stores);
     Ok(())
 }
@@ -63,7 +65,7 @@ fn copy(data: &Path, names: &[String], new: &Path) -> anyhow::Result<()> {
         for name in names {
             let file = folder::seals(data, name);
             match fs::metadata(&file) {
-                Ok(metadata) => seals.push((file, metadata.len() / SEAL * SEAL)),
+                Ok(metadata) => seals.push((file, seal::whole_bytes(metadata.len()))),
                 Err(why) if why.kind() == io::ErrorKind::NotFound => {}
                 Err(why) => return Err(format!("{} cannot be looked at: {why}", file.display())),
             }

@@ -16,6 +16,7 @@
 //! The files stand in one folder on one disk; they are services' own by whom they are handed to, not by rights.
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,14 +138,6 @@ impl Folder {
         Ok(stores)
     }
 
-    /// The stores are about to be closed.
-    ///
-    /// # Errors
-    /// If that cannot be written down.
-    pub fn closing(&self) -> anyhow::Result<()> {
-        self.mark(true)
-    }
-
     fn mark(&self, closing: bool) -> anyhow::Result<()> {
         self.marked.store(true, Ordering::Relaxed);
         let written = open_marker::write(&self.path, &self.lock, &self.watch, closing);
@@ -198,6 +191,21 @@ impl Folder {
     #[must_use]
     pub fn is_new(&self) -> bool {
         !self.path.join(MANIFEST).exists()
+    }
+}
+
+/// Says in the folder, when it is dropped, that its stores are about to be closed.
+///
+/// Danger: to be declared after the stores, so that it is dropped before them. Otherwise a kill between their end and the
+/// folder's leaves a lock file that names write-ahead logs which were rightly removed.
+#[derive(Debug)]
+pub struct Closing<F: Deref<Target = Folder>>(pub F);
+
+impl<F: Deref<Target = Folder>> Drop for Closing<F> {
+    fn drop(&mut self) {
+        if let Err(why) = self.0.mark(true) {
+            tracing::warn!("{why:#}");
+        }
     }
 }
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clock::{Clock, SystemClock};
 use http::{Method, StatusCode};
+use monolith::commands;
+use monolith::folder::{Closing, Folder};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -539,6 +542,30 @@ async fn a_backup_of_an_open_shop_is_whole_and_a_copy_is_refused() {
         books_hold_within(Duration::from_secs(30), &program.address).await;
         assert_eq!(program.stop().await, Some(0));
         assert_eq!(fs::read(whole.join("jangteo.lock")).unwrap(), b"", "closed, it may be copied");
+    }
+}
+
+/// A kill after the stores were closed and before the folder is given back leaves a lock file that fits what is there.
+#[tokio::test]
+async fn a_folder_whose_stores_were_closed_opens_although_its_lock_file_is_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, lock) = (folder.path().join("data"), folder.path().join("data").join("jangteo.lock"));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    for rebuild in [false, true, false] {
+        let taken = Folder::take(&data).unwrap();
+        let stores = taken.stores(&clock).unwrap();
+        assert!(fs::read_to_string(&lock).unwrap().contains("order.db-wal"));
+        if rebuild {
+            commands::rebuild(&taken, stores, &mut vec![]).await.unwrap();
+        } else {
+            let _stores = stores;
+            let _closing = Closing(&taken);
+        }
+        assert!(!data.join("order.db-wal").exists(), "closed");
+        let left = fs::read(&lock).unwrap();
+        assert!(!left.is_empty());
+        drop(taken);
+        fs::write(&lock, left).unwrap();
     }
 }
 
