@@ -18,9 +18,9 @@ use std::io;
 use anyhow::{Context, bail};
 use host::http_server::{CONNECTIONS, RESERVED};
 
-/// What a process needs beside its clients, in open files: at most eleven for each of nine databases of the whole shop in one process (a
-/// writer and four readers with two files each, and the memory they share), and 60 for its lock, seals, log, signals and the
-/// connections to other services and servers.
+/// What a process needs beside its clients, in open files: of the whole shop in one process at most eleven for each of its eight
+/// databases (a writer and four readers with two files each, and the memory they share) and three for each of its two search
+/// indices, and 60 for its lock, seals, log, signals and the connections to other services and servers.
 pub const OWN: usize = 160;
 /// As many as are asked of the system.
 pub const WANTED: usize = 4_096;

@@ -74,7 +74,7 @@ pub struct Settings {
     #[arg(long)]
     pub check: bool,
 
-    /// How long it goes on answering once it was told by SIGTERM to stop, and is not ready any more: whoever sends it requests
+    /// How long it goes on answering once it was told by SIGTERM or SIGHUP to stop, and is not ready any more: whoever sends it requests
     /// looks elsewhere meanwhile.
     #[arg(skip)]
     pub linger: Duration,

@@ -98,6 +98,12 @@ pub fn seal(before: &Seal, recorded: &Recorded) -> Seal {
     std::array::from_fn(|n| digest[n])
 }
 
+/// How many bytes of a file of seals are whole seals: a kill may leave a part of one behind them.
+#[must_use]
+pub fn whole_bytes(length: u64) -> u64 {
+    length - length % SEAL_BYTES as u64
+}
+
 /// A file of seals, open for more.
 struct Seals {
     name: String,
@@ -132,7 +138,7 @@ impl Seals {
         if magic != *MAGIC {
             return Err(SealError::Foreign(name));
         }
-        let whole = kept.map_or(length, |kept| length.min((kept + 1) * unit)) / unit * unit;
+        let whole = whole_bytes(kept.map_or(length, |kept| length.min((kept + 1) * unit)));
         file.set_len(whole).map_err(broken)?;
         let mut last = Seal::default();
         file.seek(SeekFrom::Start(whole - unit)).map_err(broken)?;

@@ -45,7 +45,7 @@ pub struct Form {
 pub(crate) const STORE: Form =
     Form { application_id: 0x4a41_4e47, layout: 1, tables: TABLES, views: VIEWS, holes: sqlite_checks::no_holes };
 /// With ids that grow with time a writer is as fast with 2 MiB as with 16; what is more is for the few that do not. With
-/// all its readers busy a file takes 16 MiB, and six files must fit a small process.
+/// all its readers busy a file takes 16 MiB, and eight files must fit a small process.
 const WRITER_CACHE_KIB: u32 = 8 << 10;
 const READER_CACHE_KIB: u32 = 2 << 10;
 
@@ -76,7 +76,8 @@ macro_rules! moment {
     };
 }
 
-/// The same names and columns as on PostgreSQL (`postgres_views.rs`).
+/// What both have has the same names and columns on PostgreSQL (`postgres_views.rs`), which has `streams_readable` and
+/// `leases_readable` too.
 const VIEWS: &str = concat!(
     "CREATE VIEW IF NOT EXISTS events_readable AS
         SELECT position, name AS stream, version, type, ",

@@ -20,12 +20,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use clock::{Clock, SystemClock};
+use store::seal;
 use store::sqlite_backup::pin_together;
 
-use crate::folder::{self, Folder};
-
-/// Bytes of a seal.
-const SEAL: u64 = 32;
+use crate::folder::{self, Closing, Folder};
 
 /// Copies the folder `data` to `to`, which must not exist. If no shop is open on it, none can be opened meanwhile.
 ///
@@ -35,25 +33,27 @@ pub fn backup(data: &Path, to: &Path) -> anyhow::Result<()> {
     if to.exists() {
         bail!("{} exists already; a backup is made where there is nothing", to.display());
     }
+    // Danger: before the folder is taken and its stores are opened, which makes what is missing of both.
+    if folder::listed(data)?.is_empty() {
+        bail!("no shop was opened on the data folder {} yet", data.display());
+    }
+    let new = unfinished(to)?;
     let folder = Folder::take_if_free(data)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     // Of a shop that was killed, the files are looked at first, as at a start. Danger: they stay open for as long as they are
     // copied, for the header of a file is read through a handle of its own.
     let stores = folder.as_ref().map(|folder| folder.stores(&clock)).transpose()?;
+    let closing = stores.as_ref().and(folder.as_ref()).map(Closing);
+    // Again: an earlier version may have had fewer files.
     let names = folder::listed(data)?;
-    if names.is_empty() {
-        bail!("no shop was opened on the data folder {} yet", data.display());
-    }
-    let new = unfinished(to);
-    match fs::remove_dir_all(&new) {
-        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why).with_context(|| cannot(&new)),
-        _ => {}
-    }
+    remove_unfinished(&new)?;
     fs::create_dir_all(&new).with_context(|| cannot(&new))?;
-    copy(data, &names, &new).inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
-    fs::rename(&new, to).with_context(|| cannot(to))?;
+    let copied = copy(data, &names, &new).and_then(|()| fs::rename(&new, to).with_context(|| cannot(to)));
+    copied.inspect_err(|_| drop(fs::remove_dir_all(&new)))?;
     let around = to.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(around).and_then(|around| around.sync_all()).with_context(|| cannot(to))?;
+    // Whatever ends it earlier drops them in the same order.
+    drop(closing);
     drop(stores);
     Ok(())
 }
@@ -65,7 +65,7 @@ fn copy(data: &Path, names: &[String], new: &Path) -> anyhow::Result<()> {
         for name in names {
             let file = folder::seals(data, name);
             match fs::metadata(&file) {
-                Ok(metadata) => seals.push((file, metadata.len() / SEAL * SEAL)),
+                Ok(metadata) => seals.push((file, seal::whole_bytes(metadata.len()))),
                 Err(why) if why.kind() == io::ErrorKind::NotFound => {}
                 Err(why) => return Err(format!("{} cannot be looked at: {why}", file.display())),
             }
@@ -89,11 +89,34 @@ fn copy_beginning(from: &Path, bytes: u64, to: &Path) -> io::Result<()> {
     copy.sync_all()
 }
 
-/// Where a copy is put together: nobody takes half of one for a whole.
-fn unfinished(to: &Path) -> PathBuf {
-    let mut name = to.as_os_str().to_owned();
+/// Where a copy is put together, beside its place: nobody takes half of one for a whole.
+fn unfinished(to: &Path) -> anyhow::Result<PathBuf> {
+    let Some(name) = to.file_name() else {
+        bail!("{} does not end with a name; say how the copy is to be named", to.display());
+    };
+    let mut name = name.to_owned();
     name.push(".unfinished");
-    name.into()
+    Ok(to.with_file_name(name))
+}
+
+/// Removes what a backup left that was killed. A folder that holds anything else is somebody's, and stays.
+fn remove_unfinished(new: &Path) -> anyhow::Result<()> {
+    let entries = match fs::read_dir(new) {
+        Ok(entries) => entries,
+        Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(why) => return Err(why).with_context(|| cannot(new)),
+    };
+    for entry in entries {
+        let name = entry.with_context(|| cannot(new))?.file_name();
+        if !name.to_str().is_some_and(folder::is_of_a_copy) {
+            bail!(
+                "{} is in the way, and no backup left it (it holds {}); move it, or choose another name",
+                new.display(),
+                name.to_string_lossy()
+            );
+        }
+    }
+    fs::remove_dir_all(new).with_context(|| cannot(new))
 }
 
 fn cannot(path: &Path) -> String {

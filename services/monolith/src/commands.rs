@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use store::seal::{self, Verdict};
 use store::{Store, StreamId, Version, folded};
 
-use crate::folder::Folder;
+use crate::folder::{Closing, Folder};
 use crate::shop::Stores;
 
 /// Goes through the logs of all services and their seals, says of each what it found, and whether all of them are good.
@@ -40,6 +40,7 @@ pub async fn rebuild(folder: &Folder, stores: Stores, out: &mut impl Write) -> a
     let Stores { order, inventory, order_search, product_search, .. } = stores;
     // Nobody else may have the files open.
     drop((order_search, product_search));
+    let _closing = Closing(folder);
     let of_orders = rebuild::rebuild(order.as_ref(), &order::found::Found, &folder.index("order")).await?;
     let of_products = rebuild::rebuild(inventory.as_ref(), &inventory::found::Found, &folder.index("product")).await?;
     for (name, Rebuilt { documents, differences }) in [("order", of_orders), ("product", of_products)] {

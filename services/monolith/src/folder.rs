@@ -16,6 +16,7 @@
 //! The files stand in one folder on one disk; they are services' own by whom they are handed to, not by rights.
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,14 +138,6 @@ impl Folder {
         Ok(stores)
     }
 
-    /// The stores are about to be closed.
-    ///
-    /// # Errors
-    /// If that cannot be written down.
-    pub fn closing(&self) -> anyhow::Result<()> {
-        self.mark(true)
-    }
-
     fn mark(&self, closing: bool) -> anyhow::Result<()> {
         self.marked.store(true, Ordering::Relaxed);
         let written = open_marker::write(&self.path, &self.lock, &self.watch, closing);
@@ -201,6 +194,21 @@ impl Folder {
     }
 }
 
+/// Says in the folder, when it is dropped, that its stores are about to be closed.
+///
+/// Danger: to be declared after the stores, so that it is dropped before them. Otherwise a kill between their end and the
+/// folder's leaves a lock file that names write-ahead logs which were rightly removed.
+#[derive(Debug)]
+pub struct Closing<F: Deref<Target = Folder>>(pub F);
+
+impl<F: Deref<Target = Folder>> Drop for Closing<F> {
+    fn drop(&mut self) {
+        if let Err(why) = self.0.mark(true) {
+            tracing::warn!("{why:#}");
+        }
+    }
+}
+
 impl Drop for Folder {
     /// Danger: after the stores. What is open when the lock file is emptied can be copied unnoticed.
     fn drop(&mut self) {
@@ -252,12 +260,19 @@ pub(crate) fn write_manifest(folder: &Path, files: &[String]) -> anyhow::Result<
     written().with_context(|| format!("{} cannot be written", file.display()))
 }
 
+fn is_manifest_or_store(name: &str) -> bool {
+    name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")))
+}
+
+/// Whether a file of this name may be in a copy of a data folder on which no shop was opened.
+pub(crate) fn is_of_a_copy(name: &str) -> bool {
+    is_manifest_or_store(name) || FILES.iter().any(|file| Path::new(name) == seals(Path::new(""), file))
+}
+
 /// A folder with a manifest is ours; without one it may hold what a first start that was killed left, and nothing else.
 fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
     let shown = path.display();
-    let ours = |name: &str| {
-        name == LOCK || name.starts_with(MANIFEST) || FILES.iter().any(|file| name.starts_with(&format!("{file}.db")))
-    };
+    let ours = |name: &str| name == LOCK || is_manifest_or_store(name);
     if path.join(MANIFEST).exists() {
         return Ok(());
     }

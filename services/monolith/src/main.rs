@@ -1,6 +1,6 @@
 //! `cargo run`: the whole shop in one process, on embedded stores.
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use gateway::host_names::HostNames;
 use host::Process;
 use host::health::Health;
 use inventory::catalogue;
-use monolith::folder::Folder;
+use monolith::folder::{Closing, Folder};
 use monolith::shop::{self, Pace, Stores, Surroundings};
 use monolith::{backup, commands};
 use program::process::{self, Opened, Settings};
@@ -93,24 +93,35 @@ async fn look(config: &Config, command: &Command) -> anyhow::Result<bool> {
     if !config.data.is_dir() {
         bail!("there is no data folder {}", config.data.display());
     }
-    if let Command::Backup { to } = command {
-        return backup::backup(&config.data, to).map(|()| true);
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Backup { to } => backup::backup(&config.data, to).map(|()| true),
+        Command::Verify => {
+            let (folder, stores) = open(&config.data)?;
+            let _closing = Closing(&folder);
+            commands::verify(&folder, &stores, &mut out).await
+        }
+        Command::Rebuild => {
+            let (folder, stores) = open(&config.data)?;
+            commands::rebuild(&folder, stores, &mut out).await.map(|()| true)
+        }
+        Command::Replay { stream, to } => {
+            let (folder, stores) = open(&config.data)?;
+            let _closing = Closing(&folder);
+            commands::replay(&stores, stream, *to, &mut out).await.map(|()| true)
+        }
     }
-    let folder = Folder::take(&config.data)?;
+}
+
+/// Takes the folder of a closed shop, and opens its stores.
+fn open(data: &Path) -> anyhow::Result<(Folder, Stores)> {
+    let folder = Folder::take(data)?;
     if folder.is_new() {
-        bail!("no shop was opened on the data folder {} yet", config.data.display());
+        bail!("no shop was opened on the data folder {} yet", data.display());
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stores = folder.stores(&clock)?;
-    let mut out = std::io::stdout().lock();
-    let good = match command {
-        Command::Backup { .. } => Ok(true),
-        Command::Verify => commands::verify(&folder, &stores, &mut out).await,
-        Command::Rebuild => commands::rebuild(&folder, stores, &mut out).await.map(|()| true),
-        Command::Replay { stream, to } => commands::replay(&stores, stream, *to, &mut out).await.map(|()| true),
-    };
-    folder.closing()?;
-    good
+    Ok((folder, stores))
 }
 
 fn run(config: &Config) -> ExitCode {
@@ -121,6 +132,7 @@ fn run(config: &Config) -> ExitCode {
         let folder = Folder::take(&config.data)?;
         let folder = held.get_or_init(|| Arc::new(folder)).clone();
         let stores = folder.stores(&process.clock)?;
+        let closing = Closing(folder.clone());
         sealed_as_far_as_logged(&folder, &stores).await?;
         let [pick_up, transit] = [config.pick_up_ms, config.transit_ms].map(Duration::from_millis);
         let surroundings = Surroundings::simulated(&process, &stores, Pace { pick_up, transit });
@@ -130,7 +142,7 @@ fn run(config: &Config) -> ExitCode {
         let greeting = greeting(&process, address, config);
         process.tasks.spawn_until_stop(watch_over(process.health.clone(), folder.watch().clone()));
         seal(&process, &folder, &stores);
-        close(&process, folder);
+        close_with(&process, closing);
         process.tasks.spawn_until_stop(look_after(process.health.clone(), stores));
         let gateway = Arc::new(shop.gateway.on_port(HostNames::of(address.ip(), &config.host_names)));
         let handler = process::handler(move |request| {
@@ -150,13 +162,11 @@ async fn sealed_as_far_as_logged(folder: &Folder, stores: &Stores) -> anyhow::Re
 }
 
 /// Says in the folder that the stores are being closed, once the process is told to stop.
-fn close(process: &Process, folder: Arc<Folder>) {
+fn close_with(process: &Process, closing: Closing<Arc<Folder>>) {
     let tasks = process.tasks.clone();
     process.tasks.spawn(async move {
         tasks.stopping().await;
-        if let Err(why) = folder.closing() {
-            tracing::warn!("{why:#}");
-        }
+        drop(closing);
     });
 }
 

@@ -47,7 +47,6 @@ fn shim(folder: &Path) -> PathBuf {
 }
 
 /// What is answered is kept, what fails is refused, and the shop goes on by itself.
-#[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_fsync_in_twenty_fails_and_nothing_that_was_answered_is_lost() {
     let folder = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ mod checkout;
 mod crash_matrix;
 #[path = "../customers/mod.rs"]
 mod customers;
+#[cfg(target_os = "linux")]
 mod failing_disk;
 mod faults;
 mod finding;

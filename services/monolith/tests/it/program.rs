@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use clock::{Clock, SystemClock};
 use http::{Method, StatusCode};
+use monolith::commands;
+use monolith::folder::{Closing, Folder};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -540,6 +543,86 @@ async fn a_backup_of_an_open_shop_is_whole_and_a_copy_is_refused() {
         assert_eq!(program.stop().await, Some(0));
         assert_eq!(fs::read(whole.join("jangteo.lock")).unwrap(), b"", "closed, it may be copied");
     }
+}
+
+/// A kill after the stores were closed and before the folder is given back leaves a lock file that fits what is there.
+#[tokio::test]
+async fn a_folder_whose_stores_were_closed_opens_although_its_lock_file_is_not_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, lock) = (folder.path().join("data"), folder.path().join("data").join("jangteo.lock"));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    for rebuild in [false, true, false] {
+        let taken = Folder::take(&data).unwrap();
+        let stores = taken.stores(&clock).unwrap();
+        assert!(fs::read_to_string(&lock).unwrap().contains("order.db-wal"));
+        if rebuild {
+            commands::rebuild(&taken, stores, &mut vec![]).await.unwrap();
+        } else {
+            let _stores = stores;
+            let _closing = Closing(&taken);
+        }
+        assert!(!data.join("order.db-wal").exists(), "closed");
+        let left = fs::read(&lock).unwrap();
+        assert!(!left.is_empty());
+        drop(taken);
+        fs::write(&lock, left).unwrap();
+    }
+}
+
+/// Where no shop was ever opened there is nothing to copy, and nothing is made.
+#[tokio::test]
+async fn a_backup_of_no_shop_is_refused_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("empty")).unwrap();
+    fs::create_dir(path("foreign")).unwrap();
+    fs::write(path("foreign").join("holiday.jpg"), "photo").unwrap();
+    let cases = [
+        ("empty", "no shop was opened on the data folder"),
+        ("foreign", "no shop was opened on the data folder"),
+        ("missing", "there is no data folder"),
+    ];
+    for (data, sentence) in cases {
+        let data = path(data);
+        let said = refusal(&["--data", data.to_str().unwrap(), "backup", path("to").to_str().unwrap()]).await;
+        assert!(said.starts_with("error: ") && said.contains(sentence) && said.lines().count() == 1, "{said}");
+        let left: Vec<_> = fs::read_dir(&data).into_iter().flatten().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "holiday.jpg"), "{left:?}");
+    }
+    assert!(!path("missing").exists() && !path("to").exists() && !path("to.unfinished").exists());
+}
+
+#[tokio::test]
+async fn a_backup_goes_where_it_is_told_and_removes_only_what_a_backup_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let data = path("data");
+    assert_eq!(Program::start(&data).await.stop().await, Some(0));
+    // A name with a slash at its end, beside what a backup left that was killed.
+    let left = path("slash.unfinished");
+    fs::create_dir(&left).unwrap();
+    for name in ["order.db", "order.db-journal", "order.seals", "jangteo.json.new"] {
+        fs::write(left.join(name), "half").unwrap();
+    }
+    let (good, said) = command(&data, &["backup", &format!("{}/", path("slash").display())]).await;
+    assert!(good && said.is_empty(), "{said}");
+    assert!(path("slash").join("jangteo.json").exists() && !left.exists());
+    let (good, said) = command(&path("slash"), &["verify"]).await;
+    assert!(good, "{said}");
+
+    // What others keep under that name stays.
+    for foreign in ["holiday.jpg", "jangteo.lock"] {
+        let unfinished = path("mine.unfinished");
+        fs::create_dir(&unfinished).unwrap();
+        fs::write(unfinished.join("order.db"), "half").unwrap();
+        fs::write(unfinished.join(foreign), "kept").unwrap();
+        let (good, said) = command(&data, &["backup", path("mine").to_str().unwrap()]).await;
+        assert!(!good && said.contains("mine.unfinished") && said.contains(foreign), "{said}");
+        assert!(unfinished.join("order.db").exists() && !path("mine").exists());
+        fs::remove_dir_all(unfinished).unwrap();
+    }
+    let (good, said) = command(&data, &["backup", &format!("{}/missing/..", folder.path().display())]).await;
+    assert!(!good && said.contains("does not end with a name"), "{said}");
 }
 
 /// A log that ends before its seals do was cut off: nothing is built on it.
