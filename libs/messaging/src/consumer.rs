@@ -14,14 +14,16 @@
 //! mark ([`Receipt`]): killed anywhere, it is in effect once. What cannot be read, breaks a rule, or failed [`TRIES`] times
 //! is parked ([`crate::parked`]); the mark stays, so what follows in its stream is beyond the mark, and is parked behind it.
 //! Only what is in effect or parked is acknowledged. While the service's own store is unavailable nothing is parked and
-//! nothing skipped: it waits. So it does where the store cannot be read for good, which the process's health tells apart: that
-//! is not over by waiting. A message that is too large to be kept is parked as where it stands.
+//! nothing skipped: it waits. So it does where the store holds what it cannot read, which the process's health says until that very
+//! key is repaired: it is not over by waiting. A message that is too large to be kept is parked as where it stands.
 //!
 //! Facts that do not matter here only move the mark: with the next that does, or many streams' at once.
 //!
 //! # Limits
 //! A mark is kept for each stream for ever. One batch at a time: a handler that hangs holds up its batch for at most
-//! [`TRIES`] times [`LIMIT`]. The parked messages of some keys are held in memory.
+//! [`TRIES`] times [`LIMIT`], and a key of which the store cannot be read holds it up until that is repaired: the other messages of
+//! the batch are taken in, and then this replica takes in nothing more, of whatever key and topic. The parked messages of some keys
+//! are held in memory.
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,6 +153,8 @@ pub(crate) struct Inner {
     without: Option<Without>,
     /// One for all keys, which are in it together.
     store_trouble: Mutex<Trouble>,
+    /// Why the store cannot be read, for each key that waits for its repair.
+    corrupt: Mutex<BTreeMap<Key, String>>,
     /// Parked messages as they last were: a poisoned stream that many messages follow is not read anew for each batch.
     blocked: Mutex<BTreeMap<StreamId, Folded<Parked>>>,
     /// Which keys wait, as it was last read.
@@ -214,7 +218,7 @@ impl Consumer {
         handler: Arc<dyn Handler>,
     ) -> Consumer {
         let (process, Messages { bus, meters, without }) = (process.clone(), messages.clone());
-        let (blocked, index, store_trouble) = Default::default();
+        let (blocked, index, store_trouble, corrupt) = Default::default();
         Consumer(Arc::new(Inner {
             process,
             store,
@@ -225,6 +229,7 @@ impl Consumer {
             meters,
             without,
             store_trouble,
+            corrupt,
             blocked,
             index,
         }))
@@ -334,7 +339,7 @@ impl Consumer {
         loop {
             match self.take_in(key, messages).await {
                 Ok(passed) => {
-                    self.say_over();
+                    self.say_over(key);
                     return passed;
                 }
                 Err(Interrupted::Corrupt(why)) => {
@@ -353,20 +358,49 @@ impl Consumer {
         }
     }
 
-    fn say_over(&self) {
+    /// Says that the store was read and written for this key; that says nothing of what is corrupt for others.
+    fn say_over(&self, key: &Key) {
         if self.store_trouble().is_over() {
-            self.0.process.health.ready(&self.inbox());
             tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
+        }
+        let mut corrupt = self.corrupt();
+        if corrupt.remove(key).is_some() {
+            let Key { topic, key } = key;
+            let key = shortened(key, QUOTED);
+            tracing::info!(consumer = self.0.group, topic, key, "what could not be read is repaired");
+            self.report_corrupt(&corrupt);
         }
     }
 
+    /// Says that the store cannot be read for this key, once while that lasts.
     fn say_corrupt(&self, key: &Key, why: &str) {
-        let Key { topic, key } = key;
-        let why = format!("messages of {} in {topic} wait until this is repaired: {why}", shortened(key, QUOTED));
-        if self.store_trouble().is_news(&why) {
-            tracing::error!(consumer = self.0.group, "{why}");
+        let mut corrupt = self.corrupt();
+        if corrupt.insert(key.clone(), why.to_owned()).as_deref() != Some(why) {
+            let Key { topic, key } = key;
+            let key = shortened(key, QUOTED);
+            tracing::error!(
+                consumer = self.0.group,
+                topic,
+                key,
+                why,
+                "the store cannot be read; until it is repaired this replica takes in no further messages"
+            );
+            self.report_corrupt(&corrupt);
         }
-        self.0.process.health.degraded(&self.inbox(), why);
+    }
+
+    fn report_corrupt(&self, corrupt: &BTreeMap<Key, String>) {
+        let health = &self.0.process.health;
+        let Some((Key { topic, key }, why)) = corrupt.first_key_value() else { return health.ready(&self.inbox()) };
+        let (key, others) = (shortened(key, QUOTED), corrupt.len() - 1);
+        let others = if others == 0 { String::new() } else { format!(", and {others} more") };
+        let why =
+            format!("no further messages are taken in until the store is repaired for {key} of {topic}{others}: {why}");
+        health.degraded(&self.inbox(), why);
+    }
+
+    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
+        self.0.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Under which name it says whether the store takes in what it hears.

@@ -31,6 +31,8 @@ pub(crate) struct Dying {
     pub(crate) loads: AtomicI64,
     /// So many commits are answered `Unavailable`, having happened or not, in turn.
     unavailable: AtomicI64,
+    /// Streams that cannot be read.
+    corrupt: Mutex<BTreeSet<StreamId>>,
 }
 
 impl Dying {
@@ -42,6 +44,7 @@ impl Dying {
             dead: AtomicBool::new(false),
             loads: AtomicI64::new(0),
             unavailable: AtomicI64::new(0),
+            corrupt: Mutex::default(),
         }
     }
 
@@ -59,6 +62,9 @@ impl Dying {
 impl Store for Dying {
     async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
+        if self.corrupt.lock().unwrap().contains(stream) {
+            return Err(ReadError::Corrupt(format!("{stream} version 1 is no event")));
+        }
         self.inner.load(stream, after, limit).await
     }
     async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {
@@ -517,6 +523,47 @@ async fn a_topic_that_is_not_made_yet_is_no_news_at_once() {
     world.bus.create("t", 3).await.unwrap();
     sleep(Duration::from_secs(30)).await;
     assert!(health.impaired().is_empty(), "{:?}", health.impaired());
+}
+
+/// What is corrupt stays said, once for each key, whatever becomes of the others, until that key is repaired.
+#[tokio::test(start_paused = true)]
+async fn a_corrupt_key_stays_said_until_it_is_repaired() {
+    let (lines, _until_the_end) = Lines::of_this_thread();
+    let world = World::new().await;
+    let parked = |key: &str| StreamId::from(format!("parked-shop-t-{key}"));
+    *world.store.corrupt.lock().unwrap() = ["bad", "worse"].map(parked).into();
+    world.tell("bad", [1], b"refused").await;
+    world.tell("worse", [1], b"refused").await;
+    // It ends when the others were said.
+    world.tell("slow", [1], b"hangs").await;
+    world.consumer.listen();
+    let health = world.consumer.0.process.health.clone();
+    let inbox = || health.impaired().get("shop inbox").cloned().unwrap_or_default();
+    let count = |sentence: &str| lines.text().matches(sentence).count();
+    for _ in 0..600 {
+        sleep(Duration::from_millis(100)).await;
+        assert!(inbox().contains("is no event"), "{:?}", inbox());
+    }
+    assert_eq!(world.parked("slow").await, [(1, Reason::Failed)]);
+    assert_eq!(count("until it is repaired"), 2, "{}", lines.text());
+    world.tell("after", [1], b"").await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.effects("after").await, [0; 0], "the next batch waits");
+
+    world.store.corrupt.lock().unwrap().remove(&parked("bad"));
+    sleep(Duration::from_secs(10)).await;
+    assert!(inbox().contains("worse"), "{:?}", inbox());
+    world.store.corrupt.lock().unwrap().clear();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(inbox(), "");
+    assert_eq!(
+        (count("until it is repaired"), count("what could not be read is repaired")),
+        (2, 2),
+        "{}",
+        lines.text()
+    );
+    assert_eq!(count("the store is back"), 0, "it was never away");
+    assert_eq!(world.effects("after").await, [1]);
 }
 
 /// OX-14: a version beyond the next is a gap: parked with an alarm, never skipped. What fills it opens the way.
