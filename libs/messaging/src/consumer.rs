@@ -38,7 +38,7 @@ use prost::Message;
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, MarkMove, Meta, ReadError, Store, StreamId, Version};
 use telemetry::trouble::Trouble;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tracing::Instrument;
 
@@ -68,6 +68,8 @@ const AFTER_CORRUPT: Duration = Duration::from_secs(5);
 const QUOTED: usize = 100;
 /// How often it is measured how far behind the consumer is.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// Who has been a member for so long, of a bus that answers, hears what there is.
+const SETTLED: Duration = Duration::from_secs(5);
 /// So many messages are parked in one commit, or fewer where they are large.
 const PARK: (usize, usize) = (500, 4 << 20);
 /// The parked messages of at most so many keys are held in memory.
@@ -151,6 +153,8 @@ pub(crate) struct Inner {
     handler: Arc<dyn Handler>,
     meters: Meters,
     without: Option<Without>,
+    /// Since when it is a member of its group.
+    joined: Mutex<Option<Instant>>,
     /// One for all keys, which are in it together.
     store_trouble: Mutex<Trouble>,
     /// Why the store cannot be read, for each key that waits for its repair.
@@ -218,7 +222,7 @@ impl Consumer {
         handler: Arc<dyn Handler>,
     ) -> Consumer {
         let (process, Messages { bus, meters, without }) = (process.clone(), messages.clone());
-        let (blocked, index, store_trouble, corrupt) = Default::default();
+        let (joined, store_trouble, corrupt, blocked, index) = Default::default();
         Consumer(Arc::new(Inner {
             process,
             store,
@@ -228,6 +232,7 @@ impl Consumer {
             handler,
             meters,
             without,
+            joined,
             store_trouble,
             corrupt,
             blocked,
@@ -251,8 +256,10 @@ impl Consumer {
                     let lag = lag.map_or(f64::NAN, |lag| lag as f64);
                     inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag);
                 }
-                // Where the bus does not answer, what is the matter stays said: joining a group is no proof that it is heard.
-                if answered {
+                // Where the bus does not answer, what is the matter stays said: joining a group is no proof that it is heard. Nor is an
+                // answer, which says nothing of this member: both together are, where there may be nothing to hear.
+                let joined = *lock(&inner.joined);
+                if answered && joined.is_some_and(|joined| joined.elapsed() >= SETTLED) {
                     inner.process.health.ready(&part);
                 }
                 sleep(MEASURE_EVERY).await;
@@ -270,15 +277,18 @@ impl Consumer {
         loop {
             let heard = async {
                 let mut member = self.0.bus.subscribe(self.0.group, self.0.topics).await?;
+                *lock(&self.0.joined) = Some(Instant::now());
                 if trouble.is_over() {
                     tracing::info!(consumer = self.0.group, "the consumer listens again");
                 }
                 loop {
                     self.step(member.as_mut()).await?;
                     failures = 0;
+                    self.0.process.health.ready(&self.part());
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
+            *lock(&self.0.joined) = None;
             let expected = if let BusError::Malformed(_) = why { WITHOUT_TOPIC } else { 2 };
             if failures > expected {
                 self.0.process.health.degraded(&self.part(), why.to_string());
@@ -330,7 +340,7 @@ impl Consumer {
     }
 
     fn store_trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.0.store_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.store_trouble)
     }
 
     /// Takes in messages of one key, however long the store is away.
@@ -400,7 +410,7 @@ impl Consumer {
     }
 
     fn corrupt(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
-        self.0.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.corrupt)
     }
 
     /// Under which name it says whether the store takes in what it hears.
@@ -660,7 +670,7 @@ impl Consumer {
     }
 
     fn blocked(&self) -> MutexGuard<'_, BTreeMap<StreamId, Folded<Parked>>> {
-        self.0.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.blocked)
     }
 
     pub(crate) fn parked_prefix(&self, topic: &str) -> String {
@@ -683,6 +693,10 @@ impl Parked {
         // Parking is never refused.
         self.decide(&Command::Park(messages)).unwrap_or_default()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pause(failures: u32) -> Duration {
