@@ -41,7 +41,7 @@ use futures::future::select;
 use host::Process;
 use lab::Point;
 use prost::Name;
-use store::turn::{RENEW, Turn};
+use store::turn::{LENGTH, RENEW, Turn};
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 use telemetry::trouble::Trouble;
 
@@ -52,9 +52,10 @@ use crate::meters::Meters;
 use crate::unsent::Unsent;
 use crate::{Bus, BusError, Delivered, Message, Messages, Offset, Partition};
 
-/// How often the log is looked at although nobody said that it grew. Danger: with [`RENEW`], for which the lease is believed, it is
-/// shorter than the lease. Otherwise an idle holder loses it.
+/// How often the log is looked at although nobody said that it grew.
 pub const EVERY: Duration = Duration::from_secs(3);
+// Danger: for `RENEW` the lease is believed. Where both together are longer than the lease, an idle holder loses it.
+const _: () = assert!(EVERY.as_millis() + RENEW.as_millis() < LENGTH.as_millis());
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);
