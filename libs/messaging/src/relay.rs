@@ -129,7 +129,7 @@ pub struct Relay {
     meters: Meters,
     /// Absent until its mark was read.
     cursor: Option<Cursor>,
-    /// The furthest that this relay has published.
+    /// How far this relay has published.
     reached: Arc<AtomicU64>,
     turn: Turn,
 }
@@ -182,7 +182,7 @@ impl Relay {
         let (process, store, mark) = (self.process.clone(), self.store.clone(), mark(&self.topic));
         let age = self.meters.unsent_age.with_label_values(&[&self.topic]);
         let (publicity, published) = (self.publicity, self.reached.clone());
-        Unsent { process, store, publicity, mark, age, published, passed: 0 }
+        Unsent { process, store, publicity, mark, age, published, looked: Default::default() }
     }
 
     async fn run(&mut self) {
@@ -336,7 +336,7 @@ impl Relay {
         }
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.
         self.cursor = Some(cursor);
-        self.reached.fetch_max(end, Ordering::Relaxed);
+        self.reached.store(end, Ordering::Relaxed);
         self.meters.published.with_label_values(&[&self.topic]).inc_by(count as f64);
         unreadable.map_or(Ok(page.len()), |why| Err(why.into()))
     }
@@ -351,6 +351,8 @@ impl Relay {
             return Ok(cursor);
         }
         let marked = self.store.mark(&mark(&self.topic)).await?;
+        // It may be further back: somebody has it published again.
+        self.reached.store(marked, Ordering::Relaxed);
         Ok(*self.cursor.insert(Cursor { reached: marked, published: marked, marked }))
     }
 
