@@ -37,13 +37,14 @@ use lab::Point;
 use prost::Message;
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, MarkMove, Meta, ReadError, Store, StreamId, Version};
+use telemetry::trace::trace_id;
 use telemetry::trouble::Trouble;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tracing::Instrument;
 
 use crate::blocked::Blocked;
-use crate::envelope::{self, Envelope, TRACEPARENT};
+use crate::envelope::{Envelope, TRACEPARENT};
 use crate::meters::Meters;
 use crate::parked::{Command, Parked, Reason, Waiting, short, shortened};
 use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription, Without};
@@ -517,7 +518,7 @@ impl Consumer {
         receipt: &Receipt,
     ) -> Result<Result<(), (Reason, String)>, Interrupted> {
         let Envelope { stream, version, kind, traceparent, .. } = fact;
-        let trace_id = envelope::trace_id(traceparent);
+        let trace_id = trace_id(traceparent);
         let span =
             tracing::info_span!(parent: None, "message", trace_id, consumer = self.0.group, stream, version, kind);
         let mut tries = 0;
@@ -628,7 +629,7 @@ impl Consumer {
         let (topic, key) = (&key.topic, shortened(&key.key, QUOTED));
         let (consumer, why) = (self.0.group, &waiting.message);
         let traceparent = waiting.headers.iter().find(|(name, _)| name == TRACEPARENT);
-        let trace_id = traceparent.map_or("", |(_, traceparent)| envelope::trace_id(traceparent));
+        let trace_id = traceparent.map_or("", |(_, traceparent)| trace_id(traceparent));
         if waiting.reason == Reason::Behind {
             tracing::info!(
                 consumer,

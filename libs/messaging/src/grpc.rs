@@ -1,5 +1,4 @@
 //! The driving adapter for operators: gRPC in, dead letters out. The same for every service that listens.
-use clock::Timestamp;
 use host::call::{Caller, answer};
 use host::check;
 use host::error::Refusal;
@@ -16,7 +15,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::consumer::Consumer;
 use crate::dead_letters::{DeadLetter, Operator};
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, to_proto};
 use crate::parked::{LeftOut, Waiting};
 
 /// At most so many messages of a dead letter are shown.
@@ -104,7 +103,7 @@ fn parked(waiting: &Waiting) -> ParkedMessage {
         r#type: Envelope::decode(&waiting.original()).map(|fact| fact.kind).unwrap_or_default(),
         reason: reason.word().to_owned(),
         message: message.clone(),
-        parked_at: Some(time(*at)),
+        parked_at: Some(to_proto(*at)),
         left_out: left_out
             .map(|LeftOut { bytes, sha256 }| LeftOutMessage { bytes: integer(*bytes as u64), sha256: sha256.clone() }),
     }
@@ -114,13 +113,10 @@ fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn time(at: Timestamp) -> prost_types::Timestamp {
-    let nanos = at.0.rem_euclid(1_000_000) * 1_000;
-    prost_types::Timestamp { seconds: at.0.div_euclid(1_000_000), nanos: i32::try_from(nanos).unwrap_or_default() }
-}
-
 #[cfg(test)]
 mod tests {
+    use clock::Timestamp;
+
     use super::*;
     use crate::Delivered;
     use crate::parked::Reason;

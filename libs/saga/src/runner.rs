@@ -30,6 +30,7 @@ use prometheus::{Counter, CounterVec};
 use store::folded::{self, Folded, persist, unreadable};
 use store::timers::{self, Due};
 use store::{Append, Commit, CommitError, CommitId, Meta, ReadError, Store, StreamId, TimerChange};
+use telemetry::trace::trace_id;
 use telemetry::trouble::Trouble;
 use tracing::Instrument;
 
@@ -386,7 +387,7 @@ impl Runner {
 
 fn span(saga: &Saga, stream: &StreamId) -> tracing::Span {
     let (_, traceparent) = saga.context();
-    let trace_id = traceparent.get(3..35).unwrap_or_default();
+    let trace_id = trace_id(traceparent);
     tracing::info_span!(parent: None, "saga", trace_id, id = %stream)
 }
 
