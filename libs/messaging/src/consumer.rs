@@ -14,14 +14,16 @@
 //! mark ([`Receipt`]): killed anywhere, it is in effect once. What cannot be read, breaks a rule, or failed [`TRIES`] times
 //! is parked ([`crate::parked`]); the mark stays, so what follows in its stream is beyond the mark, and is parked behind it.
 //! Only what is in effect or parked is acknowledged. While the service's own store is unavailable nothing is parked and
-//! nothing skipped: it waits. So it does where the store cannot be read for good, which the process's health tells apart: that
-//! is not over by waiting. A message that is too large to be kept is parked as where it stands.
+//! nothing skipped: it waits. So it does where the store holds what it cannot read, which the process's health says until that very
+//! key is repaired: it is not over by waiting. A message that is too large to be kept is parked as where it stands.
 //!
 //! Facts that do not matter here only move the mark: with the next that does, or many streams' at once.
 //!
 //! # Limits
 //! A mark is kept for each stream for ever. One batch at a time: a handler that hangs holds up its batch for at most
-//! [`TRIES`] times [`LIMIT`]. The parked messages of some keys are held in memory.
+//! [`TRIES`] times [`LIMIT`], and a key of which the store cannot be read holds it up until that is repaired: the other messages of
+//! the batch are taken in, and then this replica takes in nothing more, of whatever key and topic. The parked messages of some keys
+//! are held in memory.
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,13 +37,14 @@ use lab::Point;
 use prost::Message;
 use store::folded::{self, Folded, persist, unreadable};
 use store::{Append, Commit, CommitError, MarkMove, Meta, ReadError, Store, StreamId, Version};
+use telemetry::trace::trace_id;
 use telemetry::trouble::Trouble;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tracing::Instrument;
 
 use crate::blocked::Blocked;
-use crate::envelope::{self, Envelope, TRACEPARENT};
+use crate::envelope::{Envelope, TRACEPARENT};
 use crate::meters::Meters;
 use crate::parked::{Command, Parked, Reason, Waiting, short, shortened};
 use crate::{Bus, BusError, Delivered, Messages, Offset, Partition, Subscription, Without};
@@ -66,6 +69,8 @@ const AFTER_CORRUPT: Duration = Duration::from_secs(5);
 const QUOTED: usize = 100;
 /// How often it is measured how far behind the consumer is.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// Who has been a member for so long, of a bus that answers, hears what there is.
+const SETTLED: Duration = Duration::from_secs(5);
 /// So many messages are parked in one commit, or fewer where they are large.
 const PARK: (usize, usize) = (500, 4 << 20);
 /// The parked messages of at most so many keys are held in memory.
@@ -149,8 +154,12 @@ pub(crate) struct Inner {
     handler: Arc<dyn Handler>,
     meters: Meters,
     without: Option<Without>,
+    /// Since when it is a member of its group.
+    joined: Mutex<Option<Instant>>,
     /// One for all keys, which are in it together.
     store_trouble: Mutex<Trouble>,
+    /// Why the store cannot be read, for each key that waits for its repair.
+    corrupt: Mutex<BTreeMap<Key, String>>,
     /// Parked messages as they last were: a poisoned stream that many messages follow is not read anew for each batch.
     blocked: Mutex<BTreeMap<StreamId, Folded<Parked>>>,
     /// Which keys wait, as it was last read.
@@ -214,7 +223,7 @@ impl Consumer {
         handler: Arc<dyn Handler>,
     ) -> Consumer {
         let (process, Messages { bus, meters, without }) = (process.clone(), messages.clone());
-        let (blocked, index, store_trouble) = Default::default();
+        let (joined, store_trouble, corrupt, blocked, index) = Default::default();
         Consumer(Arc::new(Inner {
             process,
             store,
@@ -224,7 +233,9 @@ impl Consumer {
             handler,
             meters,
             without,
+            joined,
             store_trouble,
+            corrupt,
             blocked,
             index,
         }))
@@ -246,8 +257,10 @@ impl Consumer {
                     let lag = lag.map_or(f64::NAN, |lag| lag as f64);
                     inner.meters.behind.with_label_values(&[inner.group, topic]).set(lag);
                 }
-                // Where the bus does not answer, what is the matter stays said: joining a group is no proof that it is heard.
-                if answered {
+                // Where the bus does not answer, what is the matter stays said: joining a group is no proof that it is heard. Nor is an
+                // answer, which says nothing of this member: both together are, where there may be nothing to hear.
+                let joined = *lock(&inner.joined);
+                if answered && joined.is_some_and(|joined| joined.elapsed() >= SETTLED) {
                     inner.process.health.ready(&part);
                 }
                 sleep(MEASURE_EVERY).await;
@@ -265,15 +278,18 @@ impl Consumer {
         loop {
             let heard = async {
                 let mut member = self.0.bus.subscribe(self.0.group, self.0.topics).await?;
+                *lock(&self.0.joined) = Some(Instant::now());
                 if trouble.is_over() {
                     tracing::info!(consumer = self.0.group, "the consumer listens again");
                 }
                 loop {
                     self.step(member.as_mut()).await?;
                     failures = 0;
+                    self.0.process.health.ready(&self.part());
                 }
             };
             let Err::<std::convert::Infallible, BusError>(why) = heard.await;
+            *lock(&self.0.joined) = None;
             let expected = if let BusError::Malformed(_) = why { WITHOUT_TOPIC } else { 2 };
             if failures > expected {
                 self.0.process.health.degraded(&self.part(), why.to_string());
@@ -325,7 +341,7 @@ impl Consumer {
     }
 
     fn store_trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.0.store_trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.store_trouble)
     }
 
     /// Takes in messages of one key, however long the store is away.
@@ -334,7 +350,7 @@ impl Consumer {
         loop {
             match self.take_in(key, messages).await {
                 Ok(passed) => {
-                    self.say_over();
+                    self.say_over(key);
                     return passed;
                 }
                 Err(Interrupted::Corrupt(why)) => {
@@ -353,20 +369,49 @@ impl Consumer {
         }
     }
 
-    fn say_over(&self) {
+    /// Says that the store was read and written for this key; that says nothing of what is corrupt for others.
+    fn say_over(&self, key: &Key) {
         if self.store_trouble().is_over() {
-            self.0.process.health.ready(&self.inbox());
             tracing::info!(consumer = self.0.group, "the store is back; messages are taken in");
+        }
+        let mut corrupt = self.corrupt();
+        if corrupt.remove(key).is_some() {
+            let Key { topic, key } = key;
+            let key = shortened(key, QUOTED);
+            tracing::info!(consumer = self.0.group, topic, key, "what could not be read is repaired");
+            self.report_corrupt(&corrupt);
         }
     }
 
+    /// Says that the store cannot be read for this key, once while that lasts.
     fn say_corrupt(&self, key: &Key, why: &str) {
-        let Key { topic, key } = key;
-        let why = format!("messages of {} in {topic} wait until this is repaired: {why}", shortened(key, QUOTED));
-        if self.store_trouble().is_news(&why) {
-            tracing::error!(consumer = self.0.group, "{why}");
+        let mut corrupt = self.corrupt();
+        if corrupt.insert(key.clone(), why.to_owned()).as_deref() != Some(why) {
+            let Key { topic, key } = key;
+            let key = shortened(key, QUOTED);
+            tracing::error!(
+                consumer = self.0.group,
+                topic,
+                key,
+                why,
+                "the store cannot be read; until it is repaired this replica takes in no further messages"
+            );
+            self.report_corrupt(&corrupt);
         }
-        self.0.process.health.degraded(&self.inbox(), why);
+    }
+
+    fn report_corrupt(&self, corrupt: &BTreeMap<Key, String>) {
+        let health = &self.0.process.health;
+        let Some((Key { topic, key }, why)) = corrupt.first_key_value() else { return health.ready(&self.inbox()) };
+        let (key, others) = (shortened(key, QUOTED), corrupt.len() - 1);
+        let others = if others == 0 { String::new() } else { format!(", and {others} more") };
+        let why =
+            format!("no further messages are taken in until the store is repaired for {key} of {topic}{others}: {why}");
+        health.degraded(&self.inbox(), why);
+    }
+
+    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<Key, String>> {
+        lock(&self.0.corrupt)
     }
 
     /// Under which name it says whether the store takes in what it hears.
@@ -473,7 +518,7 @@ impl Consumer {
         receipt: &Receipt,
     ) -> Result<Result<(), (Reason, String)>, Interrupted> {
         let Envelope { stream, version, kind, traceparent, .. } = fact;
-        let trace_id = envelope::trace_id(traceparent);
+        let trace_id = trace_id(traceparent);
         let span =
             tracing::info_span!(parent: None, "message", trace_id, consumer = self.0.group, stream, version, kind);
         let mut tries = 0;
@@ -584,7 +629,7 @@ impl Consumer {
         let (topic, key) = (&key.topic, shortened(&key.key, QUOTED));
         let (consumer, why) = (self.0.group, &waiting.message);
         let traceparent = waiting.headers.iter().find(|(name, _)| name == TRACEPARENT);
-        let trace_id = traceparent.map_or("", |(_, traceparent)| envelope::trace_id(traceparent));
+        let trace_id = traceparent.map_or("", |(_, traceparent)| trace_id(traceparent));
         if waiting.reason == Reason::Behind {
             tracing::info!(
                 consumer,
@@ -626,7 +671,7 @@ impl Consumer {
     }
 
     fn blocked(&self) -> MutexGuard<'_, BTreeMap<StreamId, Folded<Parked>>> {
-        self.0.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.blocked)
     }
 
     pub(crate) fn parked_prefix(&self, topic: &str) -> String {
@@ -649,6 +694,10 @@ impl Parked {
         // Parking is never refused.
         self.decide(&Command::Park(messages)).unwrap_or_default()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn pause(failures: u32) -> Duration {

@@ -31,6 +31,8 @@ pub(crate) struct Dying {
     pub(crate) loads: AtomicI64,
     /// So many commits are answered `Unavailable`, having happened or not, in turn.
     unavailable: AtomicI64,
+    /// Streams that cannot be read.
+    corrupt: Mutex<BTreeSet<StreamId>>,
 }
 
 impl Dying {
@@ -42,6 +44,7 @@ impl Dying {
             dead: AtomicBool::new(false),
             loads: AtomicI64::new(0),
             unavailable: AtomicI64::new(0),
+            corrupt: Mutex::default(),
         }
     }
 
@@ -59,6 +62,9 @@ impl Dying {
 impl Store for Dying {
     async fn load(&self, stream: &StreamId, after: Version, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
+        if self.corrupt.lock().unwrap().contains(stream) {
+            return Err(ReadError::Corrupt(format!("{stream} version 1 is no event")));
+        }
         self.inner.load(stream, after, limit).await
     }
     async fn version(&self, stream: &StreamId) -> Result<Version, ReadError> {
@@ -517,6 +523,109 @@ async fn a_topic_that_is_not_made_yet_is_no_news_at_once() {
     world.bus.create("t", 3).await.unwrap();
     sleep(Duration::from_secs(30)).await;
     assert!(health.impaired().is_empty(), "{:?}", health.impaired());
+}
+
+/// A bus that answers what it is asked, and gives a member nothing but an end, after a while.
+struct Shutting {
+    inner: MemoryBus,
+    /// How long a member stays; it does not even join if absent.
+    stays: Mutex<Option<Duration>>,
+}
+
+#[async_trait]
+impl Bus for Shutting {
+    async fn create(&self, topic: &str, partitions: Partition) -> Result<(), BusError> {
+        self.inner.create(topic, partitions).await
+    }
+    async fn publish(&self, topic: &str, messages: Vec<Message>) -> Result<(), BusError> {
+        self.inner.publish(topic, messages).await
+    }
+    async fn subscribe(&self, _: &str, _: &[&str]) -> Result<Box<dyn Subscription>, BusError> {
+        let stays = self.stays.lock().unwrap().ok_or_else(|| BusError::Unavailable("the group takes nobody".into()))?;
+        Ok(Box::new(Ending(stays)))
+    }
+    async fn latest(&self, topic: &str, most: Offset) -> Result<Vec<Delivered>, BusError> {
+        self.inner.latest(topic, most).await
+    }
+    async fn lag(&self, group: &str, topic: &str) -> Result<u64, BusError> {
+        self.inner.lag(group, topic).await
+    }
+}
+
+/// A member that is given nothing until it is put out.
+struct Ending(Duration);
+
+#[async_trait]
+impl Subscription for Ending {
+    async fn next(&mut self, _: usize) -> Result<Vec<Delivered>, BusError> {
+        sleep(self.0).await;
+        Err(BusError::Unavailable("the group put it out".into()))
+    }
+    async fn acknowledge(&mut self, _: &str, _: Partition, _: Offset) -> Result<(), BusError> {
+        Ok(())
+    }
+}
+
+/// That the bus answers how far the group is does not say that this member of it hears anything.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_cannot_stay_in_its_group_is_degraded_all_the_time() {
+    for stays in [None, Some(Duration::ZERO), Some(Duration::from_secs(3))] {
+        let bus = Arc::new(Shutting { inner: MemoryBus::plain(), stays: Mutex::new(stays) });
+        bus.create("t", 3).await.unwrap();
+        let world = World::over(Arc::new(Dying::never()), bus.clone());
+        world.consumer.listen();
+        let health = world.consumer.0.process.health.clone();
+        sleep(Duration::from_secs(30)).await;
+        for _ in 0..300 {
+            assert!(health.impaired().contains_key("shop consumer"), "{stays:?}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        // It stays and hears nothing, for there is nothing to hear.
+        *bus.stays.lock().unwrap() = Some(Duration::from_secs(3_600));
+        sleep(Duration::from_secs(15)).await;
+        assert!(health.impaired().is_empty(), "{stays:?}: {:?}", health.impaired());
+    }
+}
+
+/// What is corrupt stays said, once for each key, whatever becomes of the others, until that key is repaired.
+#[tokio::test(start_paused = true)]
+async fn a_corrupt_key_stays_said_until_it_is_repaired() {
+    let (lines, _until_the_end) = Lines::of_this_thread();
+    let world = World::new().await;
+    let parked = |key: &str| StreamId::from(format!("parked-shop-t-{key}"));
+    *world.store.corrupt.lock().unwrap() = ["bad", "worse"].map(parked).into();
+    world.tell("bad", [1], b"refused").await;
+    world.tell("worse", [1], b"refused").await;
+    // It ends when the others were said.
+    world.tell("slow", [1], b"hangs").await;
+    world.consumer.listen();
+    let health = world.consumer.0.process.health.clone();
+    let inbox = || health.impaired().get("shop inbox").cloned().unwrap_or_default();
+    let count = |sentence: &str| lines.text().matches(sentence).count();
+    for _ in 0..600 {
+        sleep(Duration::from_millis(100)).await;
+        assert!(inbox().contains("is no event"), "{:?}", inbox());
+    }
+    assert_eq!(world.parked("slow").await, [(1, Reason::Failed)]);
+    assert_eq!(count("until it is repaired"), 2, "{}", lines.text());
+    world.tell("after", [1], b"").await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.effects("after").await, [0; 0], "the next batch waits");
+
+    world.store.corrupt.lock().unwrap().remove(&parked("bad"));
+    sleep(Duration::from_secs(10)).await;
+    assert!(inbox().contains("worse"), "{:?}", inbox());
+    world.store.corrupt.lock().unwrap().clear();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(inbox(), "");
+    assert_eq!(
+        (count("until it is repaired"), count("what could not be read is repaired")),
+        (2, 2),
+        "{}",
+        lines.text()
+    );
+    assert_eq!(count("the store is back"), 0, "it was never away");
+    assert_eq!(world.effects("after").await, [1]);
 }
 
 /// OX-14: a version beyond the next is a gap: parked with an alarm, never skipped. What fills it opens the way.

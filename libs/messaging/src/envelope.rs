@@ -146,10 +146,15 @@ impl Envelope {
 
 const MICROSECONDS: i64 = 1_000_000;
 
-/// A time as RFC 3339 has it.
-fn written(Timestamp(time): Timestamp) -> String {
+/// A time as protobuf has it.
+pub(crate) fn to_proto(Timestamp(time): Timestamp) -> prost_types::Timestamp {
     let nanos = i32::try_from(time.rem_euclid(MICROSECONDS) * 1_000).unwrap_or_default();
-    prost_types::Timestamp { seconds: time.div_euclid(MICROSECONDS), nanos }.to_string()
+    prost_types::Timestamp { seconds: time.div_euclid(MICROSECONDS), nanos }
+}
+
+/// A time as RFC 3339 has it.
+fn written(time: Timestamp) -> String {
+    to_proto(time).to_string()
 }
 
 /// The time that is written there, by RFC 3339 or in microseconds since 1970.
@@ -159,11 +164,6 @@ fn read(text: &str) -> Option<Timestamp> {
     }
     let prost_types::Timestamp { seconds, nanos } = text.parse().ok()?;
     Some(Timestamp(seconds.checked_mul(MICROSECONDS)?.checked_add(i64::from(nanos) / 1_000)?))
-}
-
-/// The trace of a `traceparent`; empty if it has none.
-pub(crate) fn trace_id(traceparent: &str) -> &str {
-    traceparent.get(3..35).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! The driving adapter for operators: gRPC in, dead letters out. The same for every service that listens.
-use clock::Timestamp;
 use host::call::{Caller, answer};
 use host::check;
 use host::error::Refusal;
 use host::transport::{Transport, in_process};
 use proto::messaging::dead_letter_service_server::{DeadLetterService, DeadLetterServiceServer};
 use proto::messaging::{
-    DeadLetter as Message, GetDeadLetterRequest, GetDeadLetterResponse, ListDeadLettersRequest,
-    ListDeadLettersResponse, ParkedMessage, RedriveDeadLetterRequest, RedriveDeadLetterResponse, SkipDeadLetterRequest,
-    SkipDeadLetterResponse,
+    DeadLetter as Message, GetDeadLetterRequest, GetDeadLetterResponse, LeftOut as LeftOutMessage,
+    ListDeadLettersRequest, ListDeadLettersResponse, ParkedMessage, RedriveDeadLetterRequest,
+    RedriveDeadLetterResponse, SkipDeadLetterRequest, SkipDeadLetterResponse,
 };
 use store::CommitId;
 use telemetry::metrics::Red;
@@ -16,8 +15,8 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::consumer::Consumer;
 use crate::dead_letters::{DeadLetter, Operator};
-use crate::envelope::Envelope;
-use crate::parked::Waiting;
+use crate::envelope::{Envelope, to_proto};
+use crate::parked::{LeftOut, Waiting};
 
 /// At most so many messages of a dead letter are shown.
 const SHOWN: usize = 100;
@@ -95,7 +94,8 @@ fn message(letter: Option<DeadLetter>, shown: usize) -> Message {
 }
 
 fn parked(waiting: &Waiting) -> ParkedMessage {
-    let Waiting { place, reason, message, at, .. } = waiting;
+    let Waiting { place, reason, message, at, left_out, .. } = waiting;
+    let left_out = left_out.as_ref();
     ParkedMessage {
         version: integer(place.version.unwrap_or(0)),
         partition: i32::try_from(place.partition).unwrap_or(i32::MAX),
@@ -103,7 +103,9 @@ fn parked(waiting: &Waiting) -> ParkedMessage {
         r#type: Envelope::decode(&waiting.original()).map(|fact| fact.kind).unwrap_or_default(),
         reason: reason.word().to_owned(),
         message: message.clone(),
-        parked_at: Some(time(*at)),
+        parked_at: Some(to_proto(*at)),
+        left_out: left_out
+            .map(|LeftOut { bytes, sha256 }| LeftOutMessage { bytes: integer(*bytes as u64), sha256: sha256.clone() }),
     }
 }
 
@@ -111,7 +113,27 @@ fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn time(at: Timestamp) -> prost_types::Timestamp {
-    let nanos = at.0.rem_euclid(1_000_000) * 1_000;
-    prost_types::Timestamp { seconds: at.0.div_euclid(1_000_000), nanos: i32::try_from(nanos).unwrap_or_default() }
+#[cfg(test)]
+mod tests {
+    use clock::Timestamp;
+
+    use super::*;
+    use crate::Delivered;
+    use crate::parked::Reason;
+
+    /// An operator finds a message that is in its topic only, and can tell that it is the one.
+    #[test]
+    fn what_is_left_out_is_shown() {
+        let shown = |payload: Vec<u8>| {
+            let message = crate::Message { key: "key".into(), headers: vec![("a".into(), "b".into())], payload };
+            let delivered = Delivered { topic: "t".into(), partition: 2, offset: 7, message };
+            let why = (Reason::Undecodable, "it is no envelope".to_owned());
+            parked(&Waiting::new(&delivered, None, why, Timestamp(0)))
+        };
+        assert_eq!(shown(b"small".to_vec()).left_out, None);
+        let large = shown(vec![0; 1 << 20]);
+        assert_eq!((large.partition, large.offset), (2, 7));
+        let sha256 = "30e14955ebf1352266dc2ff8067e68104607e750abb9d3b36582b8af909fcb58".to_owned();
+        assert_eq!(large.left_out, Some(LeftOutMessage { bytes: (1 << 20) + 5, sha256 }));
+    }
 }

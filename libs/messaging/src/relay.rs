@@ -41,7 +41,7 @@ use futures::future::select;
 use host::Process;
 use lab::Point;
 use prost::Name;
-use store::turn::{RENEW, Turn};
+use store::turn::{LENGTH, RENEW, Turn};
 use store::{Commit, CommitError, CommitId, MarkMove, Meta, Position, ReadError, Recorded, Store};
 use telemetry::trouble::Trouble;
 
@@ -52,9 +52,10 @@ use crate::meters::Meters;
 use crate::unsent::Unsent;
 use crate::{Bus, BusError, Delivered, Message, Messages, Offset, Partition};
 
-/// How often the log is looked at although nobody said that it grew. Danger: with [`RENEW`], for which the lease is believed, it is
-/// shorter than the lease. Otherwise an idle holder loses it.
+/// How often the log is looked at although nobody said that it grew.
 pub const EVERY: Duration = Duration::from_secs(3);
+// Danger: for `RENEW` the lease is believed. Where both together are longer than the lease, an idle holder loses it.
+const _: () = assert!(EVERY.as_millis() + RENEW.as_millis() < LENGTH.as_millis());
 /// How long is waited once the log grew: what is recorded meanwhile goes out with it, for one write of the bus and one move of
 /// the cursor.
 pub const PAUSE: Duration = Duration::from_millis(5);
@@ -128,7 +129,7 @@ pub struct Relay {
     meters: Meters,
     /// Absent until its mark was read.
     cursor: Option<Cursor>,
-    /// The furthest that this relay has published.
+    /// How far this relay has published.
     reached: Arc<AtomicU64>,
     turn: Turn,
 }
@@ -181,7 +182,7 @@ impl Relay {
         let (process, store, mark) = (self.process.clone(), self.store.clone(), mark(&self.topic));
         let age = self.meters.unsent_age.with_label_values(&[&self.topic]);
         let (publicity, published) = (self.publicity, self.reached.clone());
-        Unsent { process, store, publicity, mark, age, published, passed: 0 }
+        Unsent { process, store, publicity, mark, age, published, looked: Default::default() }
     }
 
     async fn run(&mut self) {
@@ -335,7 +336,7 @@ impl Relay {
         }
         // Danger: only after the bus has kept it. What the cursor has passed is never published again by this relay.
         self.cursor = Some(cursor);
-        self.reached.fetch_max(end, Ordering::Relaxed);
+        self.reached.store(end, Ordering::Relaxed);
         self.meters.published.with_label_values(&[&self.topic]).inc_by(count as f64);
         unreadable.map_or(Ok(page.len()), |why| Err(why.into()))
     }
@@ -350,6 +351,8 @@ impl Relay {
             return Ok(cursor);
         }
         let marked = self.store.mark(&mark(&self.topic)).await?;
+        // It may be further back: somebody has it published again.
+        self.reached.store(marked, Ordering::Relaxed);
         Ok(*self.cursor.insert(Cursor { reached: marked, published: marked, marked }))
     }
 

@@ -390,6 +390,15 @@ struct Replicas {
 struct Counting {
     inner: Memory,
     looks: AtomicUsize,
+    /// Whether somebody has set all marks to 0.
+    marks_at_zero: AtomicBool,
+}
+
+impl Counting {
+    /// Under which name the inner store has a mark.
+    fn name(&self, mark: &str) -> String {
+        if self.marks_at_zero.load(Ordering::SeqCst) { format!("{mark}-again") } else { mark.to_owned() }
+    }
 }
 
 #[async_trait]
@@ -400,6 +409,15 @@ impl Wrapping for Counting {
     async fn read_all(&self, after: Position, limit: usize) -> Result<Vec<Recorded>, ReadError> {
         self.looks.fetch_add(1, Ordering::SeqCst);
         self.inner.read_all(after, limit).await
+    }
+    async fn mark(&self, name: &str) -> Result<u64, ReadError> {
+        self.inner.mark(&self.name(name)).await
+    }
+    fn commit(&self, mut commit: Commit) -> BoxFuture<'static, Result<Versions, CommitError>> {
+        for mark in &mut commit.marks {
+            mark.name = self.name(&mark.name);
+        }
+        self.inner.commit(commit)
     }
 }
 
@@ -452,7 +470,8 @@ fn unsent_seconds(process: &Process) -> f64 {
 impl Replicas {
     fn new() -> Replicas {
         let clock = Arc::new(TokioClock::starting_at(Timestamp(1_800_000_000_000_000)));
-        let store = Arc::new(Wrapped(Counting { inner: Memory::new(clock.clone()), looks: AtomicUsize::new(0) }));
+        let (looks, marks_at_zero) = Default::default();
+        let store = Arc::new(Wrapped(Counting { inner: Memory::new(clock.clone()), looks, marks_at_zero }));
         Replicas { store, bus: Arc::default(), ids: Arc::new(Ids::random(clock.clone())), clock }
     }
 
@@ -669,4 +688,27 @@ async fn idle_replicas_seldom_look_at_the_log() {
     for tasks in tasks {
         assert!(tasks.drain(Duration::from_secs(1)).await);
     }
+}
+
+/// Whoever sets the mark to 0, as is documented, sees that the whole log waits, until it is published again.
+#[tokio::test(start_paused = true)]
+async fn a_log_whose_mark_is_set_back_is_unpublished() {
+    let replicas = Replicas::new();
+    let (relay, _) = replicas.replica();
+    let process = relay.process.clone();
+    relay.start();
+    log(replicas.store.as_ref(), &replicas.ids).await;
+    replicas.published(ALL).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(unsent_seconds(&process), 0.0);
+    replicas.store.0.marks_at_zero.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert!(unsent_seconds(&process) > 60.0, "{}", unsent_seconds(&process));
+    }
+    replicas.one_more().await;
+    replicas.published(1 + 2 * ALL).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((unsent_seconds(&process), replicas.bus.kept().len()), (0.0, 2 * (ALL + 1)));
+    assert!(process.tasks.drain(Duration::from_secs(1)).await);
 }

@@ -9,10 +9,11 @@
 //!
 //! # Here
 //! Every replica compares the log with the mark of the topic, whether it holds the lease or not. The holder's cursor is ahead of the
-//! mark and is taken into account by its own replica.
+//! mark and is taken into account by its own replica, until somebody sets the mark back to have the log published again: from there
+//! on it counts only once it has moved.
 //!
 //! # Limits
-//! The figure is up to [`EVERY`] old. A replica without the lease may count what was published in the last [`KEEP_EVERY`].
+//! The figure is up to [`EVERY`] old, and up to [`AT_REST`] where a mark was set back and the log does not grow. A replica without the lease may count what was published in the last [`KEEP_EVERY`].
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,8 +41,33 @@ pub(crate) struct Unsent {
     pub(crate) age: Gauge,
     /// How far the relay of this replica has published.
     pub(crate) published: Arc<AtomicU64>,
+    pub(crate) looked: Looked,
+}
+
+/// What the last look found.
+#[derive(Default)]
+pub(crate) struct Looked {
+    /// Where the mark was.
+    marked: Position,
+    /// Where the relay was when the mark was set back: it does not know that yet.
+    outdated: Option<Position>,
+    /// Up to here it was published, by mark or relay.
+    published: Position,
     /// Up to here everything is published or private.
-    pub(crate) passed: Position,
+    passed: Position,
+}
+
+impl Looked {
+    /// Takes in where mark and relay are now.
+    fn at(&mut self, marked: Position, relay: Position) {
+        if marked < self.marked {
+            self.outdated = Some(relay);
+        }
+        self.outdated = self.outdated.filter(|outdated| *outdated == relay);
+        let published = if self.outdated.is_some() { marked } else { marked.max(relay) };
+        let from = if published < self.published { 0 } else { self.passed };
+        *self = Looked { marked, published, passed: from.max(published), ..*self };
+    }
 }
 
 impl Unsent {
@@ -64,15 +90,16 @@ impl Unsent {
     /// The age of the oldest event that others may know and that is not published; zero if there is none.
     async fn oldest(&mut self) -> Result<Duration, ReadError> {
         let marked = self.store.mark(&self.mark).await?;
-        self.passed = self.passed.max(marked).max(self.published.load(Ordering::Relaxed));
+        self.looked.at(marked, self.published.load(Ordering::Relaxed));
+        let passed = &mut self.looked.passed;
         loop {
-            let page = self.store.read_all(self.passed, PAGE).await?;
+            let page = self.store.read_all(*passed, PAGE).await?;
             for event in &page {
                 // One that cannot be read is not published either.
                 if !matches!((self.publicity)(event), Ok(Public::Nothing)) {
                     return Ok(self.process.clock.now().since(event.timestamp));
                 }
-                self.passed = event.position.unwrap_or(self.passed);
+                *passed = event.position.unwrap_or(*passed);
             }
             if page.len() < PAGE {
                 return Ok(Duration::ZERO);

@@ -249,7 +249,7 @@ where
                 let span = tracing::info_span!(parent: None, "timer", trace_id = tracing::field::Empty, %stream);
                 let settled = async {
                     let (state, origin) = (participant.load(&stream).await?, participant.origin(&stream).await?);
-                    tracing::Span::current().record("trace_id", origin.traceparent.get(3..35));
+                    tracing::Span::current().record("trace_id", telemetry::trace::trace_id(&origin.traceparent));
                     settle(stream.clone(), state, origin).await
                 };
                 let settled = async {

@@ -12,11 +12,15 @@
 //! well. The timer armed in the same commit is the lease: if the one who committed dies before it has an answer, whoever
 //! claims the timer goes on, under the same command id. A restart needs nothing else.
 //!
+//! A saga that cannot be read, or whose owner cannot read what ends with it, waits for its repair: that is said once for each, and by
+//! the process's health until it goes on, here or in another replica. No other saga waits for it.
+//!
 //! # Limits
 //! Leases are judged by the machine's clock: if it is set back by an hour, what was interrupted waits for an hour. Two who
 //! carry on at once do no harm (one id, exact versions), but twice the work.
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +30,7 @@ use prometheus::{Counter, CounterVec};
 use store::folded::{self, Folded, persist, unreadable};
 use store::timers::{self, Due};
 use store::{Append, Commit, CommitError, CommitId, Meta, ReadError, Store, StreamId, TimerChange};
+use telemetry::trace::trace_id;
 use telemetry::trouble::Trouble;
 use tracing::Instrument;
 
@@ -36,6 +41,10 @@ use crate::react::{At, Command, End, Event, GRACE, Input, Outcome, Reaction, Sag
 const CLAIM: Duration = GRACE;
 /// How often the open sagas are counted while anything happens, and while nothing seems to: other replicas may be busy.
 const COUNT_EVERY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often it is looked whether what could not be read is repaired: another replica may carry it on.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Under which name it says that sagas cannot be read.
+const PART: &str = "sagas";
 const TRIES: u32 = 16;
 
 /// Whom commands go to.
@@ -80,9 +89,17 @@ struct Inner {
     owner: Arc<dyn Owner>,
     open: AtomicU64,
     trouble: Mutex<Trouble>,
+    corrupt: Mutex<BTreeMap<StreamId, Corrupt>>,
     events: CounterVec,
     late: Counter,
     alarms: Counter,
+}
+
+/// A saga that waits for a repair.
+struct Corrupt {
+    why: String,
+    /// Whether it can be read itself, and what it needs to go on cannot: then it may be tried again, and has gone on when it has ended.
+    itself_read: bool,
 }
 
 impl Runner {
@@ -101,6 +118,7 @@ impl Runner {
             owner,
             open: AtomicU64::new(0),
             trouble: Mutex::default(),
+            corrupt: Mutex::default(),
             events: metrics.counters(
                 "saga_events_total",
                 "Events of sagas by definition and kind.",
@@ -117,6 +135,13 @@ impl Runner {
         let runner = self.clone();
         let heard = timers::run(self.0.store.clone(), CLAIM, move |due| runner.wake(due));
         self.0.process.tasks.spawn_until_stop(heard);
+        let runner = self.clone();
+        self.0.process.tasks.spawn_until_stop(async move {
+            loop {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                runner.look_again().await;
+            }
+        });
         let runner = self.clone();
         self.0.process.tasks.spawn_until_stop(async move {
             let mut growth = runner.0.store.growth();
@@ -233,23 +258,71 @@ impl Runner {
         };
         let fresh = || (CommitId::from(self.0.process.ids.next().to_string()), meta.clone());
         let moved = self.try_input(stream, saga, input, fresh).await;
-        self.tell(stream, moved.as_ref().err());
+        let ended = moved.as_ref().map(|moved| moved.as_ref().is_some_and(|moved| moved.after.state.end().is_some()));
+        self.tell(stream, true, ended);
+
         moved
     }
 
-    /// Says once that sagas cannot be moved, however many there are, and once that it is over.
-    fn tell(&self, stream: &StreamId, failed: Option<&ReadError>) {
-        let mut trouble = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        match failed {
-            None if trouble.is_over() => tracing::info!("sagas go on"),
-            Some(ReadError::Unavailable(why)) if trouble.is_news(why) => {
-                tracing::warn!(why, "sagas cannot go on; their timers try again");
+    /// Says once that sagas cannot be moved, however many there are, and once that it is over; of each that is corrupt, once.
+    fn tell(&self, stream: &StreamId, itself_read: bool, ended: Result<bool, &ReadError>) {
+        match ended {
+            Ok(ended) => {
+                if self.trouble().is_over() {
+                    tracing::info!("sagas go on");
+                }
+                self.tell_repaired(stream, ended);
             }
-            Some(ReadError::Corrupt(why)) => {
-                tracing::warn!(%stream, why, "a saga cannot be read; its timer tries again")
+            Err(ReadError::Unavailable(why)) => {
+                if self.trouble().is_news(why) {
+                    tracing::warn!(why, "sagas cannot go on; their timers try again");
+                }
             }
-            None | Some(_) => {}
+            Err(ReadError::Corrupt(why)) => {
+                let corrupt = Corrupt { why: why.clone(), itself_read };
+                let mut all = self.corrupt();
+                let before = all.insert(stream.clone(), corrupt);
+                if before.is_none_or(|before| before.why != *why) {
+                    tracing::error!(%stream, why, "a saga cannot be read; it waits until that is repaired");
+                    self.report_corrupt(&all);
+                }
+            }
         }
+    }
+
+    /// A saga was read; whether it has ended, too.
+    fn tell_repaired(&self, stream: &StreamId, ended: bool) {
+        let mut all = self.corrupt();
+        if all.get(stream).is_some_and(|corrupt| ended || !corrupt.itself_read) {
+            all.remove(stream);
+            tracing::info!(%stream, "a saga that could not be read goes on");
+            self.report_corrupt(&all);
+        }
+    }
+
+    fn report_corrupt(&self, all: &BTreeMap<StreamId, Corrupt>) {
+        let health = &self.0.process.health;
+        let Some((stream, Corrupt { why, .. })) = all.first_key_value() else { return health.ready(PART) };
+        let others = if all.len() == 1 { String::new() } else { format!(", and {} more", all.len() - 1) };
+        health.degraded(PART, format!("{stream} cannot be read and waits{others}: {why}"));
+    }
+
+    /// Looks whether sagas can be read that could not, or have ended.
+    async fn look_again(&self) {
+        let all: Vec<_> = self.corrupt().keys().cloned().collect();
+        for stream in all {
+            if let Ok(saga) = self.load(&stream).await {
+                self.tell_repaired(&stream, saga.state.end().is_some());
+            }
+        }
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn corrupt(&self) -> MutexGuard<'_, BTreeMap<StreamId, Corrupt>> {
+        self.0.corrupt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn try_input(
@@ -279,7 +352,7 @@ impl Runner {
         self.0.process.tasks.spawn(async move {
             let stream = StreamId::from(due.key.as_str());
             let woken = async {
-                let saga = runner.load(&stream).await.inspect_err(|why| runner.tell(&stream, Some(why)))?;
+                let saga = runner.load(&stream).await.inspect_err(|why| runner.tell(&stream, false, Err(why)))?;
                 let span = span(&saga.state, &stream);
                 runner.apply(&stream, saga, &Input::Tick).instrument(span.clone()).await.map(|pending| (pending, span))
             };
@@ -314,7 +387,7 @@ impl Runner {
 
 fn span(saga: &Saga, stream: &StreamId) -> tracing::Span {
     let (_, traceparent) = saga.context();
-    let trace_id = traceparent.get(3..35).unwrap_or_default();
+    let trace_id = trace_id(traceparent);
     tracing::info_span!(parent: None, "saga", trace_id, id = %stream)
 }
 
@@ -332,3 +405,7 @@ fn log(command: &Command, outcome: &Outcome) {
 fn warn(Command { action, tries, .. }: &Command, why: &str, what: &'static str) {
     tracing::warn!(action, tries, why, "{what}");
 }
+
+#[cfg(test)]
+#[path = "runner_tests.rs"]
+mod tests;

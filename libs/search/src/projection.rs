@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use futures::future::{select, try_join_all};
 use host::Process;
 use prometheus::GaugeVec;
-use store::turn::Turn;
+use store::turn::{LENGTH, RENEW, Turn};
 use store::{Position, ReadError, Recorded, Store, StreamId, Version};
 use telemetry::trouble::Trouble;
 use tokio::sync::watch;
@@ -45,9 +45,10 @@ pub const PAUSE: Duration = Duration::from_millis(100);
 const SHARED_PAUSE: Duration = Duration::from_secs(1);
 /// How often a replica that stands by looks whether it still should.
 const STAND_BY: Duration = Duration::from_millis(500);
-/// How often the log is looked at although nobody said that it grew. Danger: with [`store::turn::RENEW`], for which the lease is
-/// believed, it is shorter than the lease. Otherwise an idle holder loses it.
+/// How often the log is looked at although nobody said that it grew.
 pub const EVERY: Duration = Duration::from_secs(3);
+// Danger: for `RENEW` the lease is believed. Where both together are longer than the lease, an idle holder loses it.
+const _: () = assert!(EVERY.as_millis() + RENEW.as_millis() < LENGTH.as_millis());
 /// How long nothing is measured where the index is complete and the log does not grow.
 const AT_REST: Duration = Duration::from_secs(60);
 /// How long is waited after a failure.

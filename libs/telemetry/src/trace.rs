@@ -50,6 +50,12 @@ impl Trace {
     }
 }
 
+/// The trace id of a `traceparent` as it stands there; empty if it has none.
+#[must_use]
+pub fn trace_id(traceparent: &str) -> &str {
+    traceparent.get(3..35).unwrap_or_default()
+}
+
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)
@@ -68,6 +74,13 @@ mod tests {
         }
         let unknown = Trace::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-fd").unwrap();
         assert_eq!(unknown.flags, 1, "what is not known is not handed on");
+    }
+
+    #[test]
+    fn the_id_of_a_trace_is_read_as_it_stands() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(trace_id(text), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(["", "00-4bf9", "00é"].map(trace_id), [""; 3]);
     }
 
     #[test]

@@ -173,7 +173,7 @@ impl Inventory {
             let shown = shown(sku, &after, &seen.stock[0].state);
             Ok((Change { products: vec![events], ..Change::default() }, reply(shown)))
         };
-        self.shelves.change(caller, &about, decide).await
+        self.shelves.change(caller, &about, decide).await.map(|changed| changed.reply)
     }
 
     /// Books goods that arrived.
@@ -200,7 +200,7 @@ impl Inventory {
             let product = Some(shown(sku, seen.products[0], &after.state));
             Ok((Change { stock: vec![events], ..Change::default() }, message::ReceiveStockResponse { product }))
         };
-        self.shelves.change(caller, &about, decide).await
+        self.shelves.change(caller, &about, decide).await.map(|changed| changed.reply)
     }
 
     /// Tells whether lines name known products at their present prices.
@@ -254,8 +254,10 @@ impl Inventory {
             Ok((Change { stock: sold, reservation, products: vec![] }, message::ReserveInventoryResponse {}))
         };
         let reserved = self.shelves.change(caller, &about, decide).await?;
-        tracing::info!(order_id = request.order_id, "goods reserved");
-        Ok(reserved)
+        if reserved.stock {
+            tracing::info!(order_id = request.order_id, "goods reserved");
+        }
+        Ok(reserved.reply)
     }
 
     /// Gives the goods of an order back, and sees that none are reserved later.
@@ -275,8 +277,10 @@ impl Inventory {
             Ok((released, message::ReleaseInventoryResponse {}))
         };
         let released = self.shelves.change(caller, &about, decide).await?;
-        tracing::info!(order_id = request.order_id, "goods released");
-        Ok(released)
+        if released.stock {
+            tracing::info!(order_id = request.order_id, "goods released");
+        }
+        Ok(released.reply)
     }
 
     /// Takes the goods of an order off the books, for they have left with its parcel: in the commit that takes that in.
@@ -287,8 +291,9 @@ impl Inventory {
         let decide = |seen: &Seen<'_>| {
             let_go(seen, &reservation::Command::Ship, |quantity| stock::Event::StockShipped { quantity })
         };
-        self.shelves.take_in(blank, order_id, decide).await?;
-        tracing::info!(order_id, "goods left with their parcel");
+        if self.shelves.take_in(blank, order_id, decide).await? {
+            tracing::info!(order_id, "goods left with their parcel");
+        }
         Ok(())
     }
 }

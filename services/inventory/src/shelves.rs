@@ -73,10 +73,20 @@ pub(crate) struct Change {
     pub(crate) reservation: Vec<reservation::Event>,
 }
 
+/// What came of a change.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Changed<R> {
+    pub(crate) reply: R,
+    /// Whether it has changed stock now: neither is it remembered from before, nor was there nothing to change.
+    pub(crate) stock: bool,
+}
+
 /// A change that has its place in the queue.
 struct HandedOver<R> {
     /// What to answer if it is committed.
     outcome: Result<R, Refusal>,
+    /// Whether it changes stock.
+    changes_stock: bool,
     committed: BoxFuture<'static, Result<Versions, CommitError>>,
     /// Stock streams that it takes over a multiple of [`hot::SNAPSHOT_EVERY`].
     snapshots: Vec<StreamId>,
@@ -213,28 +223,29 @@ impl Shelves {
         caller: &Caller,
         about: &About<'_, Q>,
         decide: impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync,
-    ) -> Result<R, Refusal> {
+    ) -> Result<Changed<R>, Refusal> {
         let correlation_id =
             about.order_id.or(about.skus.and_then(|skus| skus.first()).map(String::as_str)).unwrap_or_default();
         let (id, meta) = origin(caller, correlation_id)?;
         let print = fingerprint(about.method, about.request);
         // Looked for first: a commit that is refused as handled takes those chained behind it with it.
         if let Some(reply) = self.store.reply(&id).await.map_err(unavailable)? {
-            return recall(&reply, print);
+            return Ok(Changed { reply: recall(&reply, print)?, stock: false });
         }
         self.insist(about, &Commit::new(id, meta), Some(print), decide).await
     }
 
     /// Changes several streams in the commit that takes in what another service told. Nothing is remembered but that, and a
-    /// refusal takes nothing in.
+    /// refusal takes nothing in. Whether it has changed stock now.
     pub(crate) async fn take_in(
         &self,
         blank: &Commit,
         order_id: &str,
         decide: impl Fn(&Seen<'_>) -> Result<Change, Refusal> + Send + Sync,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let about = About { method: "", request: &(), skus: None, order_id: Some(order_id) };
-        self.insist(&about, blank, None, |seen: &Seen<'_>| decide(seen).map(|change| (change, ()))).await
+        let decide = |seen: &Seen<'_>| decide(seen).map(|change| (change, ()));
+        self.insist(&about, blank, None, decide).await.map(|changed| changed.stock)
     }
 
     /// Decides and commits until it went through. With a fingerprint, what was answered is remembered under it.
@@ -244,9 +255,9 @@ impl Shelves {
         blank: &Commit,
         print: Option<[u8; 16]>,
         decide: impl Fn(&Seen<'_>) -> Result<(Change, R), Refusal> + Send + Sync,
-    ) -> Result<R, Refusal> {
+    ) -> Result<Changed<R>, Refusal> {
         // Where SKUs are named, the order has mostly reserved nothing yet; a wrong guess is a conflict.
-        let (mut guess, mut unanswered) = (about.skus.is_some(), 0);
+        let (mut guess, mut unanswered, mut may_have_changed) = (about.skus.is_some(), 0, false);
         for tried in 0..TRIES {
             let reservation = match about.order_id {
                 Some(order_id) if !guess => self.reservation(order_id).await.map_err(unavailable)?,
@@ -277,18 +288,21 @@ impl Shelves {
                         self.forget(&handed_over.based_on);
                     }
                     self.keep_snapshots(&handed_over.snapshots).await;
-                    return handed_over.outcome;
+                    return handed_over.outcome.map(|reply| Changed { reply, stock: handed_over.changes_stock });
                 }
                 Err(failed) => {
                     self.forget(&handed_over.based_on);
                     match failed {
                         CommitError::AlreadyHandled(reply) => {
                             self.catch_up(&handed_over.based_on).await;
-                            return print.map_or_else(|| Ok(R::default()), |print| recall(&reply, print));
+                            let reply = print.map_or_else(|| Ok(R::default()), |print| recall(&reply, print))?;
+                            // Handled before is mostly the commit whose answer was lost.
+                            return Ok(Changed { reply, stock: may_have_changed });
                         }
                         CommitError::Conflict { .. } => self.conflicts.inc(),
                         CommitError::Unavailable(_) if unanswered + 1 < UNAVAILABLE_TRIES => {
                             unanswered += 1;
+                            may_have_changed |= handed_over.changes_stock;
                             tokio::time::sleep(UNAVAILABLE_WAIT).await;
                         }
                         other => return Err(unavailable(unreadable(other))),
@@ -366,7 +380,8 @@ impl Shelves {
         // Danger: under the same lock as the decision. Otherwise two that decided on one state swap places in the queue.
         let id = commit.id.clone();
         let committed = self.store.commit(commit);
-        Some(HandedOver { outcome, committed, snapshots, based_on, written, assumed, id })
+        let changes_stock = change.stock.iter().any(|events| !events.is_empty());
+        Some(HandedOver { outcome, changes_stock, committed, snapshots, based_on, written, assumed, id })
     }
 
     /// Adds to a commit what a change appends; to each stock last.

@@ -220,6 +220,35 @@ async fn what_one_replica_set_aside_another_gives_back_or_sends() {
     assert_eq!(two.get(TEA).await.unwrap().available, 3);
 }
 
+/// What is said of an order's goods happens now: a command that is repeated moves none, nor does one for which none are held. One
+/// whose answer was lost has moved them.
+#[tokio::test(start_paused = true)]
+async fn stock_is_changed_by_what_is_new_alone() {
+    let mut world = World::new();
+    let watched = world.watched();
+    let shelves = super::Shelves::new(&world.process, world.store.clone(), None);
+    let change = async |id: &str, quantity: Option<i64>| {
+        let about =
+            super::About { method: "ReserveInventory", request: &(), skus: Some(&[TEA.into()]), order_id: None };
+        let events =
+            vec![quantity.map(|quantity| super::stock::Event::StockReceived { quantity }).into_iter().collect()];
+        let decide = |_: &super::Seen<'_>| Ok((super::Change { stock: events.clone(), ..Default::default() }, ()));
+        shelves.change(&world.caller(id), &about, decide).await.unwrap().stock
+    };
+    assert!(change("one", Some(1)).await);
+    assert!(!change("one", Some(1)).await, "it is answered from memory");
+    assert!(!change("two", None).await, "there was nothing to change");
+    watched.loses.store(true, Ordering::SeqCst);
+    assert!(change("three", Some(1)).await, "its answer was lost");
+    assert!(!change("three", Some(1)).await);
+    let take_in = async || {
+        let receipt = Commit::new("receipt".into(), Meta::default());
+        let decide = |_: &super::Seen<'_>| Ok(super::Change::default());
+        shelves.take_in(&receipt, ONE, decide).await.unwrap()
+    };
+    assert!(!take_in().await && !take_in().await);
+}
+
 /// Two chained reservations of one replica, of which another replica's overtakes the first: its event has the version that the
 /// second was decided on, and leaves less.
 #[tokio::test(start_paused = true)]

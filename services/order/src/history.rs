@@ -94,7 +94,7 @@ pub(crate) fn shown(recorded: Recorded) -> Result<OrderEvent, Refusal> {
         recorded_at: Some(crate::grpc::time(timestamp)),
         actor: meta.actor,
         causation_id: meta.causation_id,
-        trace_id: meta.traceparent.get(3..35).unwrap_or_default().to_owned(),
+        trace_id: telemetry::trace::trace_id(&meta.traceparent).to_owned(),
         data: Some(fields(data)),
     })
 }

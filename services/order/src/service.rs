@@ -57,9 +57,10 @@ pub(crate) type Answer = (String, Folded<Order>);
 /// What is remembered under a command id is the order that it was about.
 type Named = CancelOrderRequest;
 
-/// An order that a command was carried out on, followed since before it could be settled.
+/// An order that a command was carried out on, now or before.
 pub(crate) struct Accepted {
     order_id: String,
+    /// There if the order was placed now: it follows it since before it could be settled.
     follower: Option<Follower>,
 }
 
