@@ -279,14 +279,17 @@ impl Runner {
                 }
             }
             Err(ReadError::Corrupt(why)) => {
-                let corrupt = Corrupt { why: why.clone(), itself_read };
-                let mut all = self.corrupt();
-                let before = all.insert(stream.clone(), corrupt);
-                if before.is_none_or(|before| before.why != *why) {
-                    tracing::error!(%stream, why, "a saga cannot be read; it waits until that is repaired");
-                    self.report_corrupt(&all);
-                }
+                self.tell_corrupt(stream, Corrupt { why: why.clone(), itself_read });
             }
+        }
+    }
+
+    fn tell_corrupt(&self, stream: &StreamId, corrupt: Corrupt) {
+        let (mut all, why) = (self.corrupt(), corrupt.why.clone());
+        let before = all.insert(stream.clone(), corrupt);
+        if before.is_none_or(|before| before.why != why) {
+            tracing::error!(%stream, why, "a saga cannot be read; it waits until that is repaired");
+            self.report_corrupt(&all);
         }
     }
 
