@@ -9,6 +9,7 @@
 //! | Kafka | order, inventory, payment, shipping | orders are taken; their events wait in the log | degraded |
 //! | Kafka | auditor | the books do not get on, and nobody can say how far behind they are | missing |
 //! | relay, consumer, inbox | order, inventory, payment, shipping | the same as without Kafka | degraded |
+//! | sagas | order | a saga that cannot be read waits; all others go on | degraded |
 //! | search | order, inventory | searches are refused or behind; all else is answered | degraded |
 //! | seals | all with seals | nobody can vouch for the log | missing |
 //! | the lease of the auditor | auditor | another replica has the books | missing |
