@@ -67,7 +67,7 @@ cargo xtask mutants [WORD]
     Breaks the shop on purpose in a copy of the repository, one thing at a time, and sees that a test notices each. With a
     word, only what has it in its name. Takes some ten minutes.
 
-cargo xtask bench saga|checkout|fulfilment|facts|flat|hostile|appends|relay [arguments]
+cargo xtask bench saga|checkout|fulfilment|facts|flat|hostile|appends|relay|processes [arguments]
     Builds in release form what the measurement needs, and runs it. `cargo xtask bench checkout --help` lists the
     arguments of one. `appends` needs a PostgreSQL server (JANGTEO_TEST_POSTGRES), `relay` Kafka (JANGTEO_TEST_KAFKA).
 ";
