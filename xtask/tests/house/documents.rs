@@ -105,6 +105,22 @@ fn both_readmes_list_the_same_patterns_in_the_same_order() {
     }
 }
 
+/// Rows that no table shows: they follow a blank line, and what follows them rules no header off.
+fn rows_without_a_table(text: &str) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    let is_row = |line: &&str| line.starts_with('|');
+    let begins = (0..lines.len()).filter(|n| is_row(&lines[*n]) && (*n == 0 || lines[*n - 1].trim().is_empty()));
+    begins.filter(|n| !lines.get(n + 1).is_some_and(|line| line.starts_with("|--"))).map(|n| lines[n]).collect()
+}
+
+#[test]
+fn every_row_of_a_table_is_shown() {
+    assert_eq!(rows_without_a_table("a\n\n| a | b |\n|---|---|\n| c | d |\n\n| e | f |\n"), ["| e | f |"]);
+    for document in READMES.iter().chain(&["ARCHITECTURE.md"]) {
+        assert_eq!(rows_without_a_table(&read(document)), Vec::<&str>::new(), "{document}");
+    }
+}
+
 #[test]
 fn links_lead_somewhere() {
     for document in READMES.iter().chain(&["ARCHITECTURE.md"]) {
