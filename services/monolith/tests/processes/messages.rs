@@ -199,7 +199,9 @@ async fn a_deleted_topic_is_made_again_and_carries_what_comes_later_and_what_wen
     servers.delete_topics(&["shipping-events", "inventory-events"]).await;
     assert_eq!(receive(&gateway, "piece-1").await.0, StatusCode::OK);
     servers.bus().create("shipping-events", 6).await.unwrap();
-    // More than there was: who went on at the former offset would miss the beginning.
+    // More than there was: a client that noticed neither the deletion nor that the topic is another one goes on at the former offset.
+    // What it misses is a gap until it is published again.
+    publish("shipment-a", 4..=8).await;
     publish("shipment-a", 4..=8).await;
     heard("shipment-a", 8).await;
     assert_eq!(arrives(&[2]).await, [2], "what went with the former topic is not published again");
